@@ -1,0 +1,186 @@
+"""Batches for the train workers: decoded and resized in Ray Data tasks, in an order that can be resumed anywhere."""
+
+import logging
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.data import DataContext, ExecutionResources, TaskPoolStrategy
+
+from blades_dist.config import StreamConfig
+from blades_dist.data.order import Chunk, Position, after, chunks, steps_per_epoch
+from blades_dist.data.read import Batch, read_rows
+from blades_dist.data.records import LANDMARKS, read_manifest
+from blades_dist.tasks import TAGS
+
+__all__ = ["Batch", "Position", "quiet_ray_data", "steps_per_epoch", "stream"]
+
+ROWS_PER_TASK = 512  # a Ray task costs some ten milliseconds, and re-reads the window's row groups: not one a batch
+CHUNKS_PER_PIPELINE = 256  # starting a pipeline costs some tenths of a second; small epochs share one
+
+_logger = logging.getLogger(__name__)
+
+
+def stream(
+    folder: Path,
+    split: str,
+    config: StreamConfig,
+    *,
+    batch_size: int,
+    rank: int,
+    world_size: int,
+    seed: int,
+    start: Position,
+) -> Iterator[tuple[Batch, Position]]:
+    """One worker's batches of a split, without end over epochs, each with the position **after** it.
+
+    The order depends on (seed, epoch, manifest) only; see ``order``. The position after the last whole global batch
+    of an epoch is the start of the next one. Resuming skips what was consumed by arithmetic: row groups that hold
+    nothing of the rest are not opened.
+
+    Raises:
+        FileNotFoundError: the folder holds no manifest.
+        ValueError: the split has fewer rows than a global batch, or ``start`` lies beyond its epoch.
+    """
+    manifest = read_manifest(folder)
+    steps_per_epoch(manifest, split, batch_size * world_size)
+    shards = manifest.split(split)
+    files = [(folder.resolve() / shard.name, group) for shard in shards for group in range(len(shard.row_groups))]
+    sizes = [rows for shard in shards for rows in shard.row_groups]
+    plan = chunks(
+        sizes,
+        config.window_groups,
+        seed,
+        start,
+        batch_size=batch_size,
+        rank=rank,
+        world_size=world_size,
+        batches_per_chunk=max(1, ROWS_PER_TASK // batch_size),
+    )
+    # A wrong rank or position is told to the caller now, not to whoever asks for the first batch.
+    first = list(islice(plan, 1))
+    return _batches(first, plan, files, config, batch_size, world_size, sum(sizes))
+
+
+def _batches(
+    first: list[Chunk],
+    plan: Iterator[Chunk],
+    files: list[tuple[Path, int]],
+    config: StreamConfig,
+    batch_size: int,
+    world_size: int,
+    total: int,
+) -> Iterator[tuple[Batch, Position]]:
+    while True:
+        span = first + list(islice(plan, CHUNKS_PER_PIPELINE - len(first)))
+        first = []
+        for chunk, table in zip(span, _run(span, files, config, batch_size, world_size), strict=True):
+            position = chunk.first
+            for batch in _unpack(table, config.image_size):
+                position = after(position, batch_size * world_size, total)
+                yield batch, position
+
+
+def quiet_ray_data() -> DataContext:
+    """A copy of Ray Data's context in which it prints nothing by itself; this package reports progress."""
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that it was asked to be quiet
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.enable_auto_log_stats = False
+    return context
+
+
+def _run(
+    span: list[Chunk], files: list[tuple[Path, int]], config: StreamConfig, batch_size: int, world_size: int
+) -> Iterator[pa.Table]:
+    """Runs the chunks through Ray Data; one table each, in order."""
+    workers, cpus = _task_pool(config.task_cpus, world_size)
+    chunk_bytes = max(chunk.batches for chunk in span) * batch_size * 3 * config.image_size**2
+    ahead = -(-config.prefetch_batches // max(chunk.batches for chunk in span))
+    context = quiet_ray_data()
+    options = context.execution_options
+    options.preserve_order = True
+    # What may wait decoded: one result a running task, as many again finished, and what is prefetched.
+    options.resource_limits = ExecutionResources(
+        cpu=None, object_store_memory=(2 * workers + ahead + 1) * max(chunk_bytes, 2**20) * 1.25
+    )
+    # A trainer that is busy elsewhere (evaluation, a checkpoint) is no error.
+    context.execution_no_progress_timeout_s = -1
+    with DataContext.current(context):
+        # Not from_arrow: that looks at its tables in Ray tasks of a whole CPU each, which train workers may all hold.
+        dataset = ray.data.from_items([_pack(chunk) for chunk in span], override_num_blocks=len(span)).map_batches(
+            partial(_load, files=files, image_size=config.image_size),
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            num_cpus=cpus,
+            compute=TaskPoolStrategy(size=workers),
+        )
+        tables = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=ahead)
+    return iter(tables)
+
+
+def _task_pool(task_cpus: float, world_size: int) -> tuple[int, float]:
+    """How many tasks of one worker may run at once, and the logical CPUs each asks for.
+
+    Train workers may hold every CPU of a small machine for as long as they run. A task that asked for one would then
+    wait for ever, and so would its worker: in that case tasks ask for none and the operating system shares the cores.
+    """
+    total = ray.cluster_resources().get("CPU", 1.0)
+    free = ray.available_resources().get("CPU", 0.0)
+    if free < task_cpus:
+        _logger.info("no logical CPU is free for decoding (%.1f of %.1f): decoding shares the workers'", free, total)
+        return max(1, int(total / world_size) // 2), 0.0
+    return max(1, int(total / world_size)), task_cpus
+
+
+def _pack(chunk: Chunk) -> dict[str, int | bytes]:
+    return {
+        "batches": chunk.batches,
+        "group": chunk.group.astype(np.int64).tobytes(),
+        "row": chunk.row.astype(np.int64).tobytes(),
+    }
+
+
+def _load(task: pa.Table, files: list[tuple[Path, int]], image_size: int) -> pa.Table:
+    """Runs in a Ray task: the rows of one chunk as one row a batch, arrays as their bytes."""
+    cv2.setNumThreads(1)
+    (packed,) = task.to_pylist()
+    batches = packed["batches"]
+    group, row = (np.frombuffer(packed[name], np.int64) for name in ("group", "row"))
+    loaded = read_rows(files, group, row, image_size)
+    ids = np.array_split(np.array(loaded["ids"], object), batches)
+    return pa.table(
+        {
+            "images": _as_rows(loaded["images"], batches),
+            "landmarks": _as_rows(loaded["landmarks"], batches),
+            "labels": _as_rows(loaded["labels"], batches),
+            "ids": pa.array([part.tolist() for part in ids], pa.list_(pa.string())),
+        }
+    )
+
+
+def _as_rows(array: np.ndarray, rows: int) -> pa.Array:
+    """The bytes of an array cut into equal rows, without a copy."""
+    offsets = np.linspace(0, array.nbytes, rows + 1).astype(np.int64)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(array))]
+    return pa.Array.from_buffers(pa.large_binary(), rows, buffers)
+
+
+def _unpack(table: pa.Table, size: int) -> Iterator[Batch]:
+    for i in range(len(table)):
+        images, landmarks, labels = (table[name][i].as_buffer() for name in ("images", "landmarks", "labels"))
+        # Copied: a view would be read-only and keep the whole task's result in the object store.
+        yield Batch(
+            images=np.frombuffer(images, np.uint8).reshape(-1, 3, size, size).copy(),
+            landmarks=np.frombuffer(landmarks, np.float32).reshape(-1, LANDMARKS, 2).copy(),
+            labels=np.frombuffer(labels, np.int64).reshape(-1, len(TAGS)).copy(),
+            ids=table["ids"][i].as_py(),
+        )

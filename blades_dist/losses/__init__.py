@@ -1,0 +1,1 @@
+"""Fidelity losses of the pretext tasks."""

@@ -1,0 +1,1 @@
+"""Image tower, text tower and their joint embedding."""

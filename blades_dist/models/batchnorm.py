@@ -1,0 +1,80 @@
+"""BatchNorm whose statistics can span all workers, stand still, or be left alone during an outer step."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blades_dist.bilevel.reduce import World
+
+Mode = Literal["sync", "local", "frozen"]
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` (same parameters, buffers and names) with three modes for training.
+
+    ``sync``: batch mean and variance over all workers, as one process with the whole batch has them;
+    ``local``: over this worker's rows; ``frozen``: the running statistics, also in training.
+    Works under ``torch.func.jvp``. Inside ``still_statistics`` the running statistics do not move.
+    """
+
+    def __init__(self, channels: int, eps: float, momentum: float, mode: Mode, world: World) -> None:
+        super().__init__(channels, eps=eps, momentum=momentum)
+        self.mode, self.world, self.still = mode, world, False
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or self.mode == "frozen":
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        if self.mode == "local" or self.world.size == 1:
+            running = (None, None) if self.still else (self.running_mean, self.running_var)
+            return F.batch_norm(input, *running, self.weight, self.bias, True, self.momentum or 0.0, self.eps)
+        mean, variance, count = self._global_moments(input)
+        if not self.still:
+            self._move(mean, variance, count)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        shift = self.bias - mean * scale
+        return input * scale.to(input.dtype)[:, None, None] + shift.to(input.dtype)[:, None, None]
+
+    def _global_moments(self, input: Tensor) -> tuple[Tensor, Tensor, int]:
+        # Every worker has the same number of rows, so means of means are means (and this stays stable in fp32).
+        rows = input if input.dtype == torch.float64 else input.float()
+        variance, mean = torch.var_mean(rows, dim=(0, 2, 3), correction=0)
+        means, variances = self.world.gather(torch.stack((mean, variance))).unbind(1)
+        mean = means.mean(0)
+        variance = variances.mean(0) + (means - mean).square().mean(0)
+        return mean, variance, input.numel() // input.shape[1] * self.world.size
+
+    @torch.no_grad()
+    def _move(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), self.momentum)
+        unbiased = variance.detach() * (count / max(count - 1, 1))
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+
+
+def replace_batchnorm(module: nn.Module, mode: Mode, world: World) -> None:
+    """Replaces every ``nn.BatchNorm2d`` below ``module`` in place, keeping its parameters and statistics."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            new = BatchNorm2d(child.num_features, child.eps, child.momentum or 0.1, mode, world)
+            new.load_state_dict(child.state_dict())
+            setattr(module, name, new)
+        else:
+            replace_batchnorm(child, mode, world)
+
+
+@contextmanager
+def still_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside, forwards of ``module`` in training mode leave its BatchNorm buffers bitwise as they are."""
+    layers = [layer for layer in module.modules() if isinstance(layer, BatchNorm2d)]
+    before = [layer.still for layer in layers]
+    for layer in layers:
+        layer.still = True
+    try:
+        yield
+    finally:
+        for layer, still in zip(layers, before, strict=True):
+            layer.still = still

@@ -1,0 +1,60 @@
+"""Image tower: transformers' ResNet with a linear projection to the joint embedding."""
+
+import torch
+from torch import Tensor, nn
+from transformers import ResNetConfig, ResNetModel
+
+from blades_dist.bilevel.reduce import World
+from blades_dist.config import ImageTowerConfig
+from blades_dist.models.batchnorm import Mode, replace_batchnorm
+
+PRESETS: dict[str, dict[str, object]] = {
+    "resnet50": {},
+    "resnet_small": {
+        "embedding_size": 32,
+        "hidden_sizes": [32, 64, 128, 256],
+        "depths": [2, 2, 2, 2],
+        "layer_type": "basic",
+    },
+    "resnet_tiny": {
+        "embedding_size": 24,
+        "hidden_sizes": [24, 48, 96, 192],
+        "depths": [1, 1, 1, 1],
+        "layer_type": "basic",
+    },
+}
+
+
+class ImageTower(nn.Module):
+    """Face crops to embeddings.
+
+    ``mean`` and ``std`` (per channel, for values in 0..1) are buffers, so that an exported encoder carries its
+    own preprocessing.
+    """
+
+    def __init__(self, backbone: ResNetModel, embed_dim: int, config: ImageTowerConfig) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.project = nn.Linear(backbone.config.hidden_sizes[-1], embed_dim)
+        self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) in 0..1, any float dtype, to (B, D) embeddings, not normalised."""
+        pixels = (images - self.mean) / self.std
+        pooled = self.backbone(pixel_values=pixels, return_dict=True).pooler_output
+        return self.project(pooled.flatten(1))
+
+
+def build_image_tower(config: ImageTowerConfig, embed_dim: int, batchnorm: Mode, world: World) -> ImageTower:
+    """A tower of the configured shape, from scratch (torch's global seed) or from a Hugging Face ResNet.
+
+    Raises:
+        OSError: ``config.pretrained`` names no model that can be read.
+    """
+    if config.pretrained is not None:
+        backbone = ResNetModel.from_pretrained(config.pretrained)
+    else:
+        backbone = ResNetModel(ResNetConfig(**PRESETS[config.preset]))
+    replace_batchnorm(backbone, batchnorm, world)
+    return ImageTower(backbone, embed_dim, config)

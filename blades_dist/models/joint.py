@@ -1,0 +1,44 @@
+"""The joint image-text embedding: face crops to one logit per prompt."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blades_dist.bilevel.reduce import World
+from blades_dist.config import ModelConfig
+from blades_dist.models.image import ImageTower, build_image_tower
+from blades_dist.models.text import TextTower, build_text_tower
+from blades_dist.tasks import TaskSet
+
+MAX_LOGIT_SCALE = 100.0  # CLIP's bound on exp(logit_scale)
+
+
+class JointModel(nn.Module):
+    """logits = exp(logit_scale) * <image feature, text feature>, both L2-normalised (DESIGN section 2)."""
+
+    def __init__(self, image: ImageTower, text: TextTower, logit_scale: float, learn_scale: bool) -> None:
+        super().__init__()
+        self.image, self.text = image, text
+        # One element, not zero dimensions: DeepSpeed views every parameter as bytes.
+        self.logit_scale = nn.Parameter(torch.tensor([math.log(logit_scale)]), requires_grad=learn_scale)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) in 0..1 to logits (B, C); the prompts are encoded once, whatever B is."""
+        image = F.normalize(self.image(images), dim=-1)
+        text = F.normalize(self.text(), dim=-1)
+        return self.scale() * image @ text.T
+
+    def scale(self) -> Tensor:
+        """exp(logit_scale), bounded."""
+        return self.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
+
+
+def build_joint_model(config: ModelConfig, tasks: TaskSet, seed: int, world: World | None = None) -> JointModel:
+    """The configured model; equal seeds give equal parameters, whatever else has drawn random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        image = build_image_tower(config.image, config.embed_dim, config.batchnorm, world or World())
+        text = build_text_tower(config.text, tasks.prompts, config.embed_dim)
+    return JointModel(image, text, config.logit_scale, config.learn_logit_scale)

@@ -1,0 +1,1 @@
+"""The detector behind HTTP, on Ray Serve."""

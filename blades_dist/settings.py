@@ -1,0 +1,114 @@
+"""Reading a typed configuration: YAML section, dotted overrides, errors that name the key."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the key, the problem and what is allowed."""
+
+
+class Config(BaseModel):
+    """Base of every section: immutable, and unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Stage = TypeVar("Stage", bound=Config)
+
+
+def parse(stage: type[Stage], section: str, arguments: Sequence[str] | None = None) -> Stage:
+    """Reads ``--config FILE key.sub=value ...`` and returns the stage's validated configuration.
+
+    ``section`` is the key of the preset file that belongs to this stage. With ``--print-config`` the resolved
+    whole is printed as YAML and the process exits. A configuration that cannot be used ends the process with
+    status 2 and a message naming the key.
+    """
+    parser = argparse.ArgumentParser(description=(stage.__doc__ or "").strip())
+    parser.add_argument("--config", type=Path, help=f"YAML file; its section {section!r} is read")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.lr=1e-4")
+    options = parser.parse_args(arguments)
+    try:
+        config = load(stage, section, options.config, options.overrides)
+    except ConfigError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    if options.print_config:
+        yaml.safe_dump({section: config.model_dump(mode="json")}, sys.stdout, sort_keys=False)
+        parser.exit(0)
+    return config
+
+
+def load(stage: type[Stage], section: str, file: Path | None = None, overrides: Sequence[str] = ()) -> Stage:
+    """Section ``section`` of a YAML file with dotted overrides, validated.
+
+    Raises:
+        ConfigError: file missing or not YAML, malformed override, unknown key, or a value that is not allowed.
+    """
+    values = _read(file, section) if file else {}
+    for override in overrides:
+        _apply(values, override)
+    return validate(stage, values)
+
+
+def validate(stage: type[Stage], values: dict[str, Any]) -> Stage:
+    """The typed configuration of plain values; see ``load`` for what is raised."""
+    try:
+        return stage.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(stage, item) for item in error.errors())) from None
+
+
+def _read(file: Path, section: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file} is not YAML: {error}") from None
+    if not isinstance(content, dict) or not isinstance(content.get(section), dict):
+        found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise ConfigError(f"{file} has no section {section!r}; it has: {found}")
+    return dict(content[section])
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"override {override!r} is not of the form key.sub=value")
+    *path, last = key.split(".")
+    node = values
+    for part in path:
+        child = node.get(part)
+        node[part] = dict(child) if isinstance(child, dict) else {}
+        node = node[part]
+    value = yaml.safe_load(text)
+    # YAML 1.1 reads 1e-4 (no dot) as text; a person means the number.
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    node[last] = value
+
+
+def _explain(stage: type[Config], item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"unknown key {key!r}; allowed here: {', '.join(_allowed(stage, item['loc'][:-1]))}"
+    message = item["msg"].removeprefix("Value error, ")
+    given = "" if item["type"] in ("missing", "value_error") else f" (given: {item['input']!r})"
+    return f"{key}: {message}{given}" if key else message
+
+
+def _allowed(stage: type[Config], path: Sequence[Any]) -> list[str]:
+    node: Any = stage
+    for part in path:
+        node = node.model_fields[part].annotation
+    return list(node.model_fields)

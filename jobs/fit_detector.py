@@ -1,0 +1,27 @@
+"""Frozen encoder and shards to a detector bundle: python jobs/fit_detector.py --config FILE key=value ..."""
+
+import sys
+
+from blades_dist.config import FitConfig
+from blades_dist.settings import parse
+
+
+def main() -> int:
+    config = parse(FitConfig, "fit")
+    from blades_dist.detect.fit import fit_detector, summary  # torch loads after --help and configuration errors
+
+    def say(text: str) -> None:
+        print(f"fit: {text}", flush=True)
+
+    try:
+        info = fit_detector(config, say)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"fit_detector: {error}", file=sys.stderr)
+        return 2
+    for line in summary(config, info):
+        say(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
