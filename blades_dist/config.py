@@ -86,8 +86,17 @@ class StreamConfig(Config):
 class ImageTowerConfig(Config):
     preset: Literal["resnet50", "resnet_small", "resnet_tiny"] = "resnet50"
     pretrained: str | None = Field(None, description="Hugging Face name or folder of a ResNet; None: from scratch")
+    highpass: float = Field(
+        0.0, ge=0, description="gain of a fixed high-pass residual as three more input channels; 0: none"
+    )
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+
+    @model_validator(mode="after")
+    def _channels(self) -> "ImageTowerConfig":
+        if self.pretrained is not None and self.highpass:
+            raise ValueError("highpass: a pretrained ResNet takes three channels; set it to 0")
+        return self
 
 
 class TextTowerConfig(Config):
@@ -138,7 +147,7 @@ class TrainConfig(Config):
     weight_decay: float = Field(1e-3, ge=0)
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = Field(0, ge=0)
-    epochs: int = Field(20, ge=1)
+    epochs: int = Field(20, ge=0, description="0: export the encoder untrained, as a baseline")
     max_steps: int | None = Field(None, ge=1, description="stop after this many steps; None: all epochs")
     batch_size: int = Field(48, ge=1, description="photographs a worker and step")
     workers: int = Field(1, ge=1)

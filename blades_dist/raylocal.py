@@ -2,14 +2,22 @@
 
 import logging
 import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
 
 import ray
 from ray._private import ray_constants
 
 from blades_dist.config import RayConfig
 
+LOOPBACK = "127.0.0.1"
 # Ray's own switch for "this node talks to nobody else": it takes 127.0.0.1 as the node's address, and with it every
 # server of the cluster binds to loopback. Ray sets it on desktops only; `ray start` reads the variable.
 LOOPBACK_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -38,3 +46,52 @@ def cluster(config: RayConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def head() -> Iterator[dict[str, str]]:
+    """A local cluster with a job server, in processes of its own, on loopback; stopped at the end of the block.
+
+    Yields the environment in which ``ray job submit`` and every job of this project find it. Other clusters of this
+    machine are left alone (``ray stop`` would end them too).
+
+    Raises:
+        RuntimeError: Ray did not start; the message ends with what it printed.
+    """
+    gcs, dashboard = _free_port(), _free_port()
+    scripts = Path(sys.executable).parent
+    environment = os.environ | LOOPBACK_ENVIRONMENT | {"PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}"}
+    # Jobs authenticate with a token of this user's; made once, kept in Ray's own place.
+    subprocess.run([scripts / "ray", "get-auth-token", "--generate"], check=True, capture_output=True, env=environment)
+    options = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-host={LOOPBACK}"]
+    options += ["--ray-client-server-port=0", "--disable-usage-stats", "--include-log-monitor=true"]
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            [scripts / "ray", "start", "--head", "--block", *options], stdout=log, stderr=log, env=environment
+        )
+        try:
+            _wait_for(process, dashboard, log)
+            yield environment | {
+                "RAY_ADDRESS": f"{LOOPBACK}:{gcs}",
+                "RAY_API_SERVER_ADDRESS": f"http://{LOOPBACK}:{dashboard}",
+            }
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def _wait_for(process: "subprocess.Popen[bytes]", port: int, log: IO[str], seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < end:
+        with socket.socket() as probe:
+            if probe.connect_ex((LOOPBACK, port)) == 0:
+                return
+        time.sleep(0.2)
+    log.seek(0)
+    raise RuntimeError(f"Ray did not start within {seconds:.0f} seconds; it printed:\n{log.read()[-2000:]}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])

@@ -26,21 +26,22 @@ Stage = TypeVar("Stage", bound=Config)
 def parse(stage: type[Stage], section: str, arguments: Sequence[str] | None = None) -> Stage:
     """Reads ``--config FILE key.sub=value ...`` and returns the stage's validated configuration.
 
-    ``section`` is the key of the preset file that belongs to this stage. With ``--print-config`` the resolved
+    ``section`` is the key of the preset file that belongs to this stage, unless ``--section`` names another. With ``--print-config`` the resolved
     whole is printed as YAML and the process exits. A configuration that cannot be used ends the process with
     status 2 and a message naming the key.
     """
     parser = argparse.ArgumentParser(description=(stage.__doc__ or "").strip())
-    parser.add_argument("--config", type=Path, help=f"YAML file; its section {section!r} is read")
+    parser.add_argument("--config", type=Path, help="YAML file with a section per stage")
+    parser.add_argument("--section", default=section, help="section of the file to read; default: %(default)s")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.lr=1e-4")
     options = parser.parse_args(arguments)
     try:
-        config = load(stage, section, options.config, options.overrides)
+        config = load(stage, options.section, options.config, options.overrides)
     except ConfigError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     if options.print_config:
-        yaml.safe_dump({section: config.model_dump(mode="json")}, sys.stdout, sort_keys=False)
+        yaml.safe_dump({options.section: config.model_dump(mode="json")}, sys.stdout, sort_keys=False)
         parser.exit(0)
     return config
 

@@ -3,8 +3,8 @@
 import sys
 
 from blades_dist.config import IngestConfig
-from blades_dist.data.ingest import SourceError, ingest
-from blades_dist.data.sources import list_images
+from blades_dist.data.ingest import ingest
+from blades_dist.data.sources import SourceError, check_folder
 from blades_dist.raylocal import cluster
 from blades_dist.settings import parse
 
@@ -12,7 +12,7 @@ from blades_dist.settings import parse
 def main() -> int:
     config = parse(IngestConfig, "ingest")
     try:
-        list_images(config.source)  # a wrong folder is told before a cluster is started for it
+        check_folder(config.source)  # a wrong folder is told before a cluster is started for it
         with cluster(config.ray):
             ingest(config)
     except SourceError as error:

@@ -1,14 +1,35 @@
-"""What all tests share: one Ray cluster a session, since starting one costs seconds."""
+"""What all tests share: one Ray cluster and one pool of gloo ranks a session, since starting them costs seconds."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from blades_dist.config import RayConfig
 from blades_dist.raylocal import cluster
+from tests.gloo import GlooPool
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     with cluster(RayConfig(num_cpus=4)):
         yield
+
+
+@pytest.fixture(scope="session")
+def two_ranks() -> Iterator[GlooPool]:
+    pool = GlooPool(2)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="session")
+def reference_vectors() -> list[Path]:
+    """Inputs and outputs of the paper's released code; not part of the project, so their absence is no failure."""
+    default = Path(__file__).parents[2] / "shared" / "reference_vectors"
+    folder = Path(os.environ.get("BLADES_REFERENCE_VECTORS", default))
+    files = sorted(folder.glob("*.npz"))
+    if not files:
+        pytest.skip(f"no reference vectors in {folder}; BLADES_REFERENCE_VECTORS names the folder")
+    return files

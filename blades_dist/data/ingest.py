@@ -12,8 +12,6 @@ tasks: two ingests of the same files write the same bytes.
 import hashlib
 import json
 import shutil
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -29,17 +27,15 @@ from ray.data import DataContext
 from blades_dist.config import SPLITS, IngestConfig
 from blades_dist.data.crops import Photo, process_photo, split_of, write_part
 from blades_dist.data.exif import tertile_edges
+from blades_dist.data.progress import Progress, say
 from blades_dist.data.records import QUARANTINE, Manifest, Shard, read_manifest
 from blades_dist.data.shards import STATE, file_sha256, pack, publish, write_quarantine
 from blades_dist.data.sources import OTHER_SUFFIXES, SourceError, SourceFile, list_images
 from blades_dist.data.stream import quiet_ray_data
 from blades_dist.tasks import ORDINAL_TAGS, TAGS, vocabulary
 
-__all__ = ["IngestError", "SourceError", "ingest"]
-
 PHOTOS_PER_PART = 32
 FILES_PER_HASH_TASK = 256
-PROGRESS_SECONDS = 5.0
 VERSION = 1  # of what ingest makes of the same files; raised when that changes
 _BUILDING = ".building"
 
@@ -63,7 +59,7 @@ def ingest(config: IngestConfig) -> Manifest:
     fingerprint = _fingerprint(config, files)
     finished = _finished(config.output, fingerprint)
     if finished is not None:
-        _say(f"{config.output} is up to date with {config.source} ({len(files)} files): nothing to do")
+        say(f"{config.output} is up to date with {config.source} ({len(files)} files): nothing to do")
         return finished
     building = _fresh(config.output / _BUILDING)
     photos, rejected = _select(_hash(files, config), files, config)
@@ -111,7 +107,7 @@ def _hash(files: list[SourceFile], config: IngestConfig) -> dict[str, tuple[str,
     """Path to (sha-256, "") or ("", why not) of every file that is worth opening."""
     worth = [file.path for file in files if _early_rejection(file, config) is None]
     tasks = [worth[i : i + FILES_PER_HASH_TASK] for i in range(0, len(worth), FILES_PER_HASH_TASK)]
-    progress = _Progress("hashed", len(worth), "files")
+    progress = Progress("hashed", len(worth), "files")
     hashes: dict[str, tuple[str, str]] = {}
     for result in _run(tasks, partial(_hash_task, folder=config.source.resolve())):
         hashes |= {path: (sha256, problem) for path, sha256, problem in result}
@@ -170,7 +166,7 @@ def _crop(photos: list[Photo], config: IngestConfig, building: Path) -> tuple[li
         mine = [asdict(photo) for photo in photos if photo.split == split]
         for i in range(0, len(mine), PHOTOS_PER_PART):
             tasks.append({"part": len(tasks), "split": split, "photos": mine[i : i + PHOTOS_PER_PART]})
-    progress = _Progress("cropped", len(photos), "photos")
+    progress = Progress("cropped", len(photos), "photos")
     parts, outcomes = [], []
     for part in _run(tasks, partial(_crop_task, folder=config.source.resolve(), building=building, config=config)):
         outcomes += part.pop("outcomes")
@@ -232,7 +228,7 @@ def _pack(
             {"place": len(tasks) + n, "name": f"{split}-{n:05d}.parquet", "split": split, "parts": members}
             for n, members in enumerate(shards)
         ]
-    progress = _Progress("packed", len(tasks), "shards")
+    progress = Progress("packed", len(tasks), "shards")
     packed = []
     function = partial(_pack_task, edges=edges, rows_per_group=config.rows_per_group, building=building)
     for result in _run(tasks, function):
@@ -311,32 +307,9 @@ def _summarise(config: IngestConfig, manifest: Manifest) -> None:
     def listed(counts: dict[str, int]) -> str:
         return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
 
-    _say(f"{manifest.files_seen} files, {manifest.faces_seen} faces seen")
-    _say(f"rows: {listed(manifest.rows)}")
-    _say(f"quarantine: {listed(manifest.quarantine)}")
+    say(f"{manifest.files_seen} files, {manifest.faces_seen} faces seen")
+    say(f"rows: {listed(manifest.rows)}")
+    say(f"quarantine: {listed(manifest.quarantine)}")
     if not manifest.shards:
-        _say("no face could be used; the quarantine says why")
-    _say(f"written to {config.output}")
-
-
-class _Progress:
-    """Prints how far a stage is, every few seconds and at its end."""
-
-    def __init__(self, verb: str, total: int, unit: str):
-        self._verb, self._total, self._unit = verb, total, unit
-        self._done, self._begun = 0, time.monotonic()
-        self._told = self._begun
-
-    def add(self, count: int) -> None:
-        self._done += count
-        now = time.monotonic()
-        if now - self._told < PROGRESS_SECONDS and self._done < self._total:
-            return
-        self._told = now
-        rate = self._done / max(now - self._begun, 1e-9)
-        left = f", {(self._total - self._done) / rate:.0f} s left" if self._done < self._total else ""
-        _say(f"{self._verb} {self._done}/{self._total} {self._unit}, {rate:.0f} a second{left}")
-
-
-def _say(text: str) -> None:
-    print(f"ingest: {text}", flush=True, file=sys.stdout)
+        say("no face could be used; the quarantine says why")
+    say(f"written to {config.output}")

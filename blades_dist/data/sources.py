@@ -39,8 +39,7 @@ def list_images(folder: Path) -> list[SourceFile]:
     Raises:
         SourceError: no such folder, or no image file in it.
     """
-    if not folder.is_dir():
-        raise SourceError(f"source: {folder} is not a folder")
+    check_folder(folder)
     found = []
     for parent, _, names in os.walk(folder):
         present = set(names)
@@ -50,6 +49,12 @@ def list_images(folder: Path) -> list[SourceFile]:
     if not found:
         raise SourceError(f"source: no image in {folder} (looked for {', '.join(IMAGE_SUFFIXES)}, in all subfolders)")
     return sorted(found, key=lambda file: file.path)
+
+
+def check_folder(folder: Path) -> None:
+    """Raises SourceError when there is no such folder."""
+    if not folder.is_dir():
+        raise SourceError(f"source: {folder} is not a folder")
 
 
 def _describe(folder: Path, parent: Path, name: str, present: set[str]) -> SourceFile:

@@ -1,7 +1,8 @@
 """Binary head: a perceptron on frozen features, real faces against AI faces and pseudo-outliers (paper, BC)."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -37,14 +38,19 @@ class BinaryHead:
         """
         if features.ndim != 2 or features.shape[1] != self.dimensions:
             raise ValueError(f"expected features (n, {self.dimensions}), got {features.shape}")
-        hidden_weight, hidden_bias, out_weight, out_bias = map(torch.from_numpy, self.tensors().values())
-        rows = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float64))
+        hidden_weight, hidden_bias, out_weight, out_bias = self._copies
+        rows = torch.tensor(features, dtype=torch.float64)
         logits = F.linear(F.linear(rows, hidden_weight, hidden_bias).relu(), out_weight, out_bias)
         return (logits[:, REAL] - logits[:, GENERATED]).numpy()
 
+    @cached_property
+    def _copies(self) -> list[Tensor]:
+        # Matrix products may round differently on memory aligned differently; torch's own is always aligned alike.
+        return [torch.tensor(value) for value in self.tensors().values()]
+
     def tensors(self) -> dict[str, np.ndarray]:
         """Every parameter by name, to be stored; ``from_tensors`` is the inverse."""
-        return dict(vars(self))
+        return {part.name: getattr(self, part.name) for part in fields(self)}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "BinaryHead":

@@ -6,6 +6,7 @@ scikit-learn fits; what is kept are plain arrays, and scoring needs nothing but 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -61,7 +62,7 @@ class OneClassHead:
         """
         if features.ndim != 2 or features.shape[1] != self.dimensions:
             raise ValueError(f"expected features (n, {self.dimensions}), got {features.shape}")
-        rows = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float64))
+        rows = torch.tensor(features, dtype=torch.float64)
         parts = [self._log_likelihood(part) for part in rows.split(_ROWS_AT_ONCE)]
         return torch.cat(parts).numpy() if parts else np.empty(0)
 
@@ -70,23 +71,26 @@ class OneClassHead:
         n = len(features)
         return float(-2 * self.score(features).sum() + self.parameters * math.log(n))
 
+    @cached_property
+    def _copies(self) -> dict[str, Tensor]:
+        # Matrix products may round differently on memory aligned differently; torch's own is always aligned alike.
+        return {name: torch.tensor(value) for name, value in self.tensors().items()}
+
     def _log_likelihood(self, rows: Tensor) -> Tensor:
+        own = self._copies
         if self.whitening is not None:
-            mean, components, scale = map(
-                torch.from_numpy, (self.whitening.mean, self.whitening.components, self.whitening.scale)
-            )
-            rows = (rows - mean) @ components.T / scale
+            rows = (rows - own["whitening.mean"]) @ own["whitening.components"].T / own["whitening.scale"]
         p = self.means.shape[1]
         columns = []
         for k in range(len(self.weights)):
-            factor = self.precisions if self.covariance == "tied" else self.precisions[k]
-            centred = rows - torch.from_numpy(self.means[k])
+            factor = own["precisions"] if self.covariance == "tied" else own["precisions"][k]
+            centred = rows - own["means"][k]
             if self.covariance in ("full", "tied"):
-                distance = (centred @ torch.from_numpy(factor)).square().sum(1)
-                log_determinant = float(np.log(np.diag(factor)).sum())
+                distance = (centred @ factor).square().sum(1)
+                log_determinant = float(factor.diagonal().log().sum())
             else:
-                distance = (centred * torch.from_numpy(np.asarray(factor))).square().sum(1)
-                log_determinant = float(np.log(np.broadcast_to(factor, p)).sum())
+                distance = (centred * factor).square().sum(1)
+                log_determinant = float(factor.expand(p).log().sum())
             constant = log_determinant - 0.5 * p * math.log(2 * math.pi) + math.log(self.weights[k])
             columns.append(constant - 0.5 * distance)
         return torch.stack(columns, 1).logsumexp(1)

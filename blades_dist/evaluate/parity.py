@@ -68,10 +68,14 @@ class Audit:
         """One sentence or two for people, with n and intervals."""
         if self.leaking:
             worst = max(self.leaking, key=lambda name: self.container_auc[name].value)
+            estimate = self.container_auc[worst]
+            unsure = (
+                "" if estimate.low > 0.5 else " The interval holds 0.5: more images would tell whether it is chance."
+            )
             return (
                 f"THE TEST SET LEAKS THROUGH ITS CONTAINER: codec, quality and size alone tell photographs from "
-                f"{', '.join(self.leaking)} (at most AUC {_words(self.container_auc[worst])} for {worst}; above {LEAK} "
-                "counts as a leak). A detector may score well below without having looked at a face."
+                f"{', '.join(self.leaking)} (at most AUC {_words(estimate)} for {worst}; above {LEAK} "
+                f"counts as a leak). A detector may score well below without having looked at a face.{unsure}"
             )
         if not self.container_auc:
             return f"Container audit: not possible with fewer than {SMALLEST} images a side; nothing is known of leaks."

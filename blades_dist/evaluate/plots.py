@@ -186,7 +186,13 @@ def plot_projection(
         )
     for i, name in enumerate(names):
         own = points[sides == name]
-        style: dict[str, Any] = {"s": 24, "marker": _marker(i), "color": _colour(i, theme), "alpha": 0.75, "linewidths": 0}
+        style: dict[str, Any] = {
+            "s": 24,
+            "marker": _marker(i),
+            "color": _colour(i, theme),
+            "alpha": 0.75,
+            "linewidths": 0,
+        }
         axes.scatter(own[:, 0], own[:, 1], label=f"{name} (n = {len(own)})", **style)
     axes.set(xlabel=f"{method} 1 (arbitrary unit)", ylabel=f"{method} 2 (arbitrary unit)", title=title)
     axes.set_xticks([])

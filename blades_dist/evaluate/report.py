@@ -2,11 +2,12 @@
 
 import base64
 import html
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -23,6 +24,9 @@ VALIDATION = "validation.json"
 
 class _File(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+Content = TypeVar("Content", bound=_File)
 
 
 class Weights(_File):
@@ -116,7 +120,7 @@ class Evaluation:
     pretext: Pretext | None = None
     plots: Sequence[Plot] = ()
     passed_fakes: Sequence[Mistake] = ()
-    doubted_photographs: Sequence[Mistake] = field(default=())
+    doubted_photographs: Sequence[Mistake] = ()
 
     @property
     def main(self) -> str:
@@ -156,7 +160,7 @@ def read_run(folder: Path) -> tuple[Weights, Pretext | None]:
     return weights, _read(Pretext, folder / VALIDATION) if (folder / VALIDATION).is_file() else None
 
 
-def _read[File: _File](kind: type[File], file: Path) -> File:
+def _read(kind: type[Content], file: Path) -> Content:
     try:
         return kind.model_validate_json(file.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
@@ -243,7 +247,13 @@ def to_html(evaluation: Evaluation) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"uri": _data_uri, "estimate": _estimate, "spread": _spread, "codecs": _codecs}
+    environment.filters |= {
+        "uri": _data_uri,
+        "estimate": _estimate,
+        "spread": _spread,
+        "codecs": _codecs,
+        "pretty": _pretty,
+    }
     return environment.get_template("report.html.j2").render(
         e=evaluation, audit=evaluation.audit, all=ALL, leak=LEAK, not_audited=NOT_AUDITED
     )
@@ -251,6 +261,10 @@ def to_html(evaluation: Evaluation) -> str:
 
 def _data_uri(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(_without_nan(value), indent=1, ensure_ascii=False, default=str)
 
 
 def _estimate(estimate: Estimate, percent: bool = False, signed: bool = False) -> Markup:
@@ -268,7 +282,7 @@ def _spread(side: Distribution, name: str) -> str:
     if found is None:
         return "none"
     low, _, median, _, high = (f"{value:.0f}" for value in found)
-    return low if low == high else f"{low} – {median} – {high}"
+    return low if low == high else f"{low} / {median} / {high}"
 
 
 def _codecs(side: Distribution) -> str:

@@ -16,7 +16,12 @@ MAX_LOGIT_SCALE = 100.0  # CLIP's bound on exp(logit_scale)
 
 
 class JointModel(nn.Module):
-    """logits = exp(logit_scale) * <image feature, text feature>, both L2-normalised (DESIGN section 2)."""
+    """logits = exp(logit_scale) * <image feature, text feature>, both L2-normalised (DESIGN section 2).
+
+    With ``autocast_dtype`` set, matrix products and convolutions run in that type on fp32 parameters.
+    """
+
+    autocast_dtype: torch.dtype | None = None
 
     def __init__(self, image: ImageTower, text: TextTower, logit_scale: float, learn_scale: bool) -> None:
         super().__init__()
@@ -26,8 +31,10 @@ class JointModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) in 0..1 to logits (B, C); the prompts are encoded once, whatever B is."""
-        image = F.normalize(self.image(images), dim=-1)
-        text = F.normalize(self.text(), dim=-1)
+        with torch.autocast(images.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            image = F.normalize(self.image(images).to(self.logit_scale.dtype), dim=-1)
+            text = F.normalize(self.text().to(self.logit_scale.dtype), dim=-1)
+        # The logits decide the losses to many digits: their product stays in full precision.
         return self.scale() * image @ text.T
 
     def scale(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import threading
@@ -13,6 +14,7 @@ import numpy as np
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.config import HTTPOptions
+from ray.serve.schema import LoggingConfig
 
 from blades_dist.config import ServeConfig
 from blades_dist.detect.bundle import load_detector
@@ -66,14 +68,19 @@ def running(config: ServeConfig) -> Iterator[str]:
     """The service for the enclosed block, on the Ray cluster this process is connected to; yields its URL.
 
     Raises:
-        FileNotFoundError, ValueError: the detector cannot be loaded; nothing was started.
+        FileNotFoundError, ValueError: the detector cannot be loaded, or Ray runs without authentication; nothing was
+            started.
         OSError: the port is taken.
     """
+    if os.environ.get("RAY_AUTH_MODE") == "disabled":
+        # A replica's port for calls from other replicas is bound to every interface and takes pickled arguments.
+        raise ValueError("RAY_AUTH_MODE=disabled: a Serve replica would take orders from the network; unset it")
     load_detector(config.detector)  # said here in one line, rather than by a replica's trace
     _check_port(config.host, config.port)
-    serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=config.host, port=config.port))
+    http, quiet = HTTPOptions(host=config.host, port=config.port), LoggingConfig(log_level="WARNING")
+    serve.start(proxy_location="HeadOnly", http_options=http, logging_config=quiet)
     try:
-        serve.run(build(config), name=APPLICATION, route_prefix="/", blocking=False)
+        serve.run(build(config), name=APPLICATION, route_prefix="/", logging_config=quiet)
         host = f"[{config.host}]" if ":" in config.host else config.host
         yield f"http://{host}:{config.port}"
     finally:

@@ -1,0 +1,42 @@
+# `make demo` and `make test` need Python 3.11 or later and pip; the rest they install into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+RUNS ?= runs/demo
+DEMO ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONUNBUFFERED := 1
+
+.PHONY: demo test lint types serve clean install
+.DEFAULT_GOAL := demo
+
+install: $(INSTALLED)
+
+# DeepSpeed's build asks torch for its version, so torch comes first, and is not looked for in a fresh environment.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel ninja torch numpy
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation deepspeed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	touch $@
+
+# DATA: a folder of your photographs; FAKES: one folder per generator; DEMO: overrides, e.g. DEMO='pretrain.train.epochs=2'
+demo: $(INSTALLED)
+	$(BIN)/python jobs/demo.py --runs $(RUNS) $(if $(DATA),--data '$(DATA)') $(if $(FAKES),--fakes '$(FAKES)') $(DEMO)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+serve: $(INSTALLED)
+	$(BIN)/python jobs/serve.py detector=$(RUNS)/detectors/oc
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

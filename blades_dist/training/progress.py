@@ -1,0 +1,87 @@
+"""What a person sees of a run while it trains: lines in the log, and TensorBoard events."""
+
+import sys
+import time
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from blades_dist.bilevel.weights import TaskWeights
+from blades_dist.training.loop import StepResult
+
+
+class Reporter:
+    """Writes every ``every``-th step; only the rank that reports has one."""
+
+    def __init__(self, folder: Path, every: int, first: int, total: int, images_a_step: int, proxy: int) -> None:
+        self.every, self.total, self.images_a_step, self.proxy = every, total, images_a_step, proxy
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
+        self._begin = self._mark = time.monotonic()
+        self._first = self._marked = first
+        self._waited = 0.0
+        self._val: float | None = None
+
+    def step(self, step: int, epoch: int, lr: float, waited: float, result: StepResult, weights: TaskWeights) -> None:
+        """Call after 1-based ``step``; ``waited`` is the time in seconds that it waited for data."""
+        self._waited += waited
+        if result.val_losses is not None:
+            self._val = float(result.val_losses[self.proxy])
+        if step % self.every and step != self.total:
+            return
+        now = time.monotonic()
+        rate = (step - self._marked) * self.images_a_step / max(now - self._mark, 1e-9)
+        share = self._waited / max(now - self._mark, 1e-9)
+        left = (now - self._begin) / (step - self._first) * (self.total - step)
+        losses = dict(zip(weights.names, result.train_losses.tolist(), strict=True))
+        val = "" if self._val is None else f" | val {self._val:.4f}"
+        say(
+            f"step {step}/{self.total} | epoch {epoch + 1} | {rate:.0f} images/s | left {_clock(left)} | "
+            f"sum {sum(losses.values()):.3f} | coarse {losses['face_coarse']:.4f}{val} | "
+            f"lambda {_brief(weights)} | data wait {share:.0%}"
+        )
+        self._write(step, lr, rate, share, losses, result, weights)
+        self._mark, self._marked, self._waited = now, step, 0.0
+
+    def _write(
+        self,
+        step: int,
+        lr: float,
+        rate: float,
+        share: float,
+        losses: dict[str, float],
+        result: StepResult,
+        weights: TaskWeights,
+    ) -> None:
+        scalars = {"train/lr": lr, "speed/images_per_second": rate, "speed/data_wait_share": share}
+        scalars |= {f"loss/{name}": value for name, value in losses.items()}
+        scalars |= {f"lambda/{name}": value for name, value in weights.as_dict().items()}
+        scalars["train/gradient_norm"] = result.gradient_norm
+        if result.val_losses is not None and result.hypergradient is not None:
+            values = zip(weights.names, result.val_losses.tolist(), result.hypergradient.tolist(), strict=True)
+            for name, val, hyper in values:
+                scalars |= {f"val/{name}": val, f"hypergradient/{name}": hyper}
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def say(line: str) -> None:
+    """One line to the log. Not ``print``: inside its workers Ray Train replaces that, and lines come out twice."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _brief(weights: TaskWeights) -> str:
+    """The two largest and the smallest weight."""
+    ranked = sorted(weights.as_dict().items(), key=lambda item: -item[1])
+    shown = ranked[:2] + ranked[-1:]
+    return " ".join(f"{name} {value:.2f}" for name, value in shown)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"

@@ -1,0 +1,73 @@
+"""What the pretext tasks have learned, on held-out photographs: coarse AUC, and each EXIF task against guessing."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from blades_dist.bilevel.reduce import World
+from blades_dist.config import ManipulateConfig
+from blades_dist.data.read import Batch
+from blades_dist.evaluate.metrics import auc, rank, wilson
+from blades_dist.losses.reference import expected_level, label_columns
+from blades_dist.tasks import ABSENT, Task, TaskSet
+from blades_dist.training.loop import prepare
+
+STREAM = 2  # of the manipulation seed: 0 is training, 1 the outer objective
+
+
+def validate(
+    model: nn.Module, batches: Iterator[Batch], tasks: TaskSet, config: ManipulateConfig, seed: int
+) -> dict[str, Any]:
+    """Read-outs of ``model`` in evaluation mode on ``batches``, with 95% intervals, as plain JSON values.
+
+    ``coarse_auc``: photographic against manipulated. ``tasks``: for each EXIF task the accuracy, beside that of the
+    commonest class. An ordinal task predicts its expected level, rounded: its loss only ranks.
+    """
+    logits, labels = _read_out(model, batches, tasks, config, seed)
+    report: dict[str, Any] = {"tasks": {}}
+    for task, part in zip(tasks.tasks, label_columns(tasks), strict=True):
+        own, target = logits[:, tasks.columns[task.name]], labels[:, part]
+        if task.kind == "coarse":
+            score = (own[:, 0] - own[:, 1]).double().numpy()
+            manipulated = target[:, 0].numpy() == 1
+            area = rank((auc,), score[~manipulated], [score[manipulated]], seed=seed)[0].estimate(0)
+            report["coarse_auc"] = {"value": area.value, "low": area.low, "high": area.high, "n": len(score)}
+        elif task.kind != "fine":
+            report["tasks"][task.name] = _accuracy(task, own, target[:, 0])
+    return report
+
+
+def _read_out(
+    model: nn.Module, batches: Iterator[Batch], tasks: TaskSet, config: ManipulateConfig, seed: int
+) -> tuple[Tensor, Tensor]:
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    logits, labels = [], []
+    with torch.no_grad():
+        for i, batch in enumerate(batches):
+            arrays = [torch.from_numpy(array).to(device) for array in (batch["images"], batch["landmarks"])]
+            known = torch.from_numpy(batch["labels"]).to(device)
+            sample = prepare(*arrays, known, batch["ids"], tasks, config, (seed, STREAM, i), World())
+            logits.append(model(sample.images).float().cpu())
+            labels.append(sample.labels.cpu())
+    model.train(training)
+    return torch.cat(logits), torch.cat(labels)
+
+
+def _accuracy(task: Task, logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    present = labels != ABSENT
+    logits, labels = logits[present], labels[present]
+    if len(labels) == 0:
+        return {"accuracy": None, "low": None, "high": None, "majority": None, "n": 0}
+    if task.kind == "ordinal":
+        guess = expected_level(logits).round().long() - 1
+    else:
+        guess = logits.argmax(-1)
+    right = int((guess == labels).sum())
+    low, high = wilson(right, len(labels))
+    majority = float(np.bincount(labels.numpy()).max() / len(labels))
+    return {"accuracy": right / len(labels), "low": low, "high": high, "majority": majority, "n": len(labels)}

@@ -1,0 +1,200 @@
+"""Ray Train's function: what one worker does from the first step, or the last checkpoint, to the exported encoder."""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray.train
+import ray.train.torch
+import torch
+from torch import Tensor
+
+from blades_dist import __version__
+from blades_dist.bilevel.reduce import World
+from blades_dist.bilevel.weights import TaskWeights, build_weights
+from blades_dist.config import PretrainConfig
+from blades_dist.data.order import Position
+from blades_dist.data.read import Batch, read_split
+from blades_dist.data.records import read_manifest
+from blades_dist.data.stream import steps_per_epoch, stream
+from blades_dist.models.export import freeze, save_encoder
+from blades_dist.models.joint import build_joint_model
+from blades_dist.tasks import TaskSet, task_set
+from blades_dist.training import checkpoint
+from blades_dist.training.checkpoint import Progress, Stateful
+from blades_dist.training.loop import BilevelStep, Engine, Sample, StepResult, prepare
+from blades_dist.training.progress import Reporter, say
+from blades_dist.training.schedule import learning_rate
+from blades_dist.training.validate import validate
+
+TRAIN, VAL = 0, 1  # which stream a random decision belongs to
+VALIDATION_ROWS = 20_000  # enough for intervals of +-0.7%; more would keep the other ranks waiting
+
+
+class TrainEngine(Engine, Stateful, Protocol):
+    """An engine that steps and can be checkpointed."""
+
+
+@dataclass
+class Run:
+    """Everything that one worker trains with."""
+
+    config: PretrainConfig
+    world: World
+    device: torch.device
+    tasks: TaskSet
+    engine: TrainEngine
+    weights: TaskWeights
+    step: BilevelStep
+    total_steps: int
+
+    @property
+    def leads(self) -> bool:
+        return self.world.rank == 0
+
+
+def pretrain_worker(settings: dict[str, Any]) -> None:
+    """Runs on every worker of a Ray Train group; ``settings`` is a dumped ``PretrainConfig``."""
+    run = _build(PretrainConfig.model_validate(settings))
+    progress = _resume(run)
+    folder = run.config.storage / run.config.name
+    reporter = None
+    if run.leads:
+        images = run.config.train.batch_size * run.world.size
+        reporter = Reporter(
+            folder, run.config.train.log_every, progress.step, run.total_steps, images, run.tasks.proxy
+        )
+    with closing(reporter) if reporter else _Nothing():
+        _train(run, progress, reporter)
+    if run.leads:
+        _finish(run, folder)
+    ray.train.report({"finished": True, "step": run.total_steps})
+
+
+class _Nothing:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def _build(config: PretrainConfig) -> Run:
+    world = World.current()
+    train = config.train
+    cores = os.cpu_count() or 1
+    local = int(ray.train.get_context().get_local_world_size())
+    torch.set_num_threads(train.threads_per_worker or max(1, cores // local))
+    device = ray.train.torch.get_device()
+    tasks = task_set(flash=config.loss.flash)
+    model = build_joint_model(config.model, tasks, train.seed, world).to(device).train()
+    if train.precision == "bf16":
+        model.autocast_dtype = torch.bfloat16
+    engine = _deepspeed(device)(model, train, world, train.batch_size)
+    weights = build_weights(config.bilevel, tasks)
+    step = BilevelStep(engine, tasks, weights, config.loss, config.bilevel, train.weight_decay, world)
+    manifest = read_manifest(config.data.shards)
+    total = train.epochs * steps_per_epoch(manifest, config.data.train_split, train.batch_size * world.size)
+    total = min(total, train.max_steps or total)
+    return Run(config, world, device, tasks, engine, weights, step, total)
+
+
+def _deepspeed(device: torch.device) -> Any:
+    # DeepSpeed picks its accelerator, and says so, when it is imported: only here, and only once that is known.
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from blades_dist.training.engine import DeepSpeedEngine
+
+    return DeepSpeedEngine
+
+
+def _resume(run: Run) -> Progress:
+    found = ray.train.get_checkpoint()
+    if found is None:
+        return Progress(0, Position(), Position())
+    with found.as_directory() as folder:
+        state, progress = checkpoint.load(Path(folder), run.engine)
+    run.weights.load_state_dict(state)
+    if run.leads:
+        value = " ".join(f"{name} {weight:.4f}" for name, weight in run.weights.as_dict().items())
+        say(f"resumed at step {progress.step}/{run.total_steps} with lambda {value}")
+    return progress
+
+
+def _train(run: Run, progress: Progress, reporter: Reporter | None) -> None:
+    config = run.config
+    train = _stream(run, config.data.train_split, TRAIN, progress.train)
+    val = _stream(run, config.data.val_split, VAL, progress.val)
+    train_at, val_at = progress.train, progress.val
+    for step in range(progress.step, run.total_steps):
+        begin = time.monotonic()
+        batch, after = next(train)
+        held_out, waited = None, time.monotonic() - begin
+        if run.step.wants_validation(step):
+            held_out, val_at = next(val)
+            waited = time.monotonic() - begin
+        lr = learning_rate(step, run.total_steps, config.train)
+        result = run.step.run(
+            step, lr, _sample(run, batch, TRAIN, step), _sample(run, held_out, VAL, step) if held_out else None
+        )
+        if reporter:
+            reporter.step(step + 1, train_at.epoch, lr, waited, result, run.weights)
+        train_at = after
+        if (step + 1) % config.train.checkpoint_every == 0 or step + 1 == run.total_steps:
+            _report(run, Progress(step + 1, train_at, val_at), result)
+
+
+def _stream(run: Run, split: str, which: int, start: Position) -> Iterator[tuple[Batch, Position]]:
+    data, train = run.config.data, run.config.train
+    return stream(
+        data.shards,
+        split,
+        data,
+        batch_size=train.batch_size,
+        rank=run.world.rank,
+        world_size=run.world.size,
+        seed=2 * train.seed + which,
+        start=start,
+    )
+
+
+def _sample(run: Run, batch: Batch, which: int, step: int) -> Sample:
+    images, landmarks, labels = (_to(run.device, batch[key]) for key in ("images", "landmarks", "labels"))  # type: ignore[literal-required]
+    seed = (run.config.train.seed, which, step)
+    return prepare(images, landmarks, labels, batch["ids"], run.tasks, run.config.manipulate, seed, run.world)
+
+
+def _to(device: torch.device, array: Any) -> Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _report(run: Run, progress: Progress, result: StepResult) -> None:
+    """Every rank takes part in collecting the state; rank 0's folder is the checkpoint."""
+    metrics = {"step": progress.step, "loss": float(result.train_losses.sum())}
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint.save(Path(folder), run.engine, run.weights.state_dict(), progress, write=run.leads)
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder) if run.leads else None)
+
+
+def _finish(run: Run, folder: Path) -> None:
+    """What the run leaves behind for people and for the next job."""
+    config = run.config
+    weights = {"names": list(run.weights.names), "history": run.weights.history}
+    (folder / "weights.json").write_text(json.dumps(weights))
+    batches = read_split(config.data.shards, config.data.val_split, config.data.image_size, VALIDATION_ROWS)
+    model = run.engine.module
+    report = validate(model, batches, run.tasks, config.manipulate, config.train.seed)
+    (folder / "validation.json").write_text(json.dumps(report, indent=1))
+    provenance = {
+        "manifest": read_manifest(config.data.shards).digest(),
+        "config": config.model_dump(mode="json"),
+        "version": __version__,
+        "steps": run.total_steps,
+        "lambda": run.weights.as_dict(),
+    }
+    save_encoder(freeze(model, run.tasks, config.data.image_size, provenance), folder / "encoder")

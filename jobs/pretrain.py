@@ -1,0 +1,25 @@
+"""Pretrain the joint encoder: ``python jobs/pretrain.py --config jobs/configs/demo.yaml train.lr=1e-4``."""
+
+import sys
+
+from blades_dist.config import PretrainConfig
+from blades_dist.settings import ConfigError, parse
+
+
+def main() -> int:
+    config = parse(PretrainConfig, "pretrain")
+    # Imported late: `--print-config` and a wrong key answer at once, without Ray and DeepSpeed.
+    from blades_dist.raylocal import cluster
+    from blades_dist.training.launch import pretrain
+
+    try:
+        with cluster(config.ray):
+            pretrain(config)
+    except ConfigError as error:
+        print(f"pretrain: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

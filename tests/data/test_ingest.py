@@ -1,0 +1,193 @@
+"""Ingest from a folder to shards: everything accounted for, the same bytes every time."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from blades_dist.config import IngestConfig
+from blades_dist.data.exif import labels
+from blades_dist.data.ingest import ingest
+from blades_dist.data.records import (
+    QUARANTINE,
+    Manifest,
+    label_column,
+    quarantine_schema,
+    read_manifest,
+    shard_schema,
+)
+from blades_dist.data.shards import file_sha256
+from blades_dist.data.sources import SourceError, list_images
+from blades_dist.tasks import CATEGORICAL_TAGS, ORDINAL_TAGS, TAGS
+
+pytestmark = pytest.mark.ray
+
+Collection = tuple[Path, dict[str, str]]
+
+
+def config(source: Path, output: Path, **options: Any) -> IngestConfig:
+    return IngestConfig.model_validate({"source": source, "output": output, "rows_per_group": 16} | options)
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [row for shard in read_manifest(folder).shards for row in pq.read_table(folder / shard.name).to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def ingested(
+    ray_cluster: None, collection: Collection, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Manifest]:
+    output = tmp_path_factory.mktemp("shards")
+    return output, ingest(config(collection[0], output))
+
+
+def test_every_file_is_accounted_for(ingested: tuple[Path, Manifest], collection: Collection) -> None:
+    output, manifest = ingested
+    folder, broken = collection
+    quarantine = pq.read_table(output / QUARANTINE)
+    assert quarantine.schema.equals(quarantine_schema())
+    assert {row["path"]: row["reason"] for row in quarantine.to_pylist()} == broken
+    assert all(row["detail"] for row in quarantine.to_pylist())
+    rows = rows_of(output)
+    assert manifest.files_seen == len(list_images(folder)) == 130 + len(broken)
+    assert len(rows) == sum(manifest.rows.values()) == sum(manifest.sources.values()) == 130
+    assert manifest.faces_seen == len(rows) + 1  # the one that is too small
+    assert sum(manifest.quarantine.values()) == len(broken)
+    assert {row["path"] for row in rows} | set(broken) == {file.path for file in list_images(folder)}
+    assert not (output / ".building").exists()
+
+
+def test_shards_are_as_the_manifest_says(ingested: tuple[Path, Manifest]) -> None:
+    output, manifest = ingested
+    for shard in manifest.shards:
+        with pq.ParquetFile(output / shard.name) as file:
+            groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            assert file.schema_arrow.equals(shard_schema())
+        assert (groups, sum(groups)) == (shard.row_groups, shard.rows)
+        assert all(rows == 16 for rows in groups[:-1])
+        assert file_sha256(output / shard.name) == shard.sha256
+    ids = [row["id"] for row in rows_of(output) if row["split"] == "train"]
+    assert ids == sorted(ids) and len(set(ids)) == len(ids)
+
+
+def test_rows_hold_the_photo_unchanged(ingested: tuple[Path, Manifest], collection: Collection) -> None:
+    row = next(row for row in rows_of(ingested[0]) if row["path"] == "b_party/photo_003.jpg")
+    photo = cv2.imread(str(collection[0] / row["path"]))
+    crop = cv2.imdecode(np.frombuffer(row["image"], np.uint8), cv2.IMREAD_UNCHANGED)
+    # Box (10, 8, 70, 70) scaled by 1.3 is 91 pixels about (45, 43), shifted into the photo.
+    assert (crop == photo[:91, :91]).all()
+    assert (row["width"], row["height"], row["box"]) == (91, 91, [10, 8, 70, 70])
+    assert row["landmarks"][:4] == [30, 30, 60, 30]
+    assert (row["source"], row["codec"], row["exif_iso"], row["exif_make"]) == ("b_party", "jpeg", 400.0, "others")
+    assert abs(row["jpeg_quality"] - 90) < 1
+
+
+def test_labels_follow_raw_values_and_edges(ingested: tuple[Path, Manifest]) -> None:
+    output, manifest = ingested
+    rows = rows_of(output)
+    for row in rows:
+        expected = labels({tag: row[f"exif_{tag}"] for tag in TAGS}, manifest.ordinal_edges)
+        assert {tag: row[label_column(tag)] for tag in TAGS} == expected
+    train = [row for row in rows if row["split"] == "train"]
+    for tag in ("iso", "aperture", "exposure_time"):
+        assert {row[label_column(tag)] for row in train} == {0, 1, 2}
+    assert "focal_length" not in manifest.ordinal_edges and set(manifest.vocabularies) == set(TAGS)
+
+
+def test_again_is_the_same_and_idempotent(
+    ingested: tuple[Path, Manifest], collection: Collection, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, manifest = ingested
+    again = ingest(config(collection[0], tmp_path))
+    assert again.digest() == manifest.digest()
+    assert [shard.sha256 for shard in again.shards] == [shard.sha256 for shard in manifest.shards]
+    times = {file: file.stat().st_mtime_ns for file in output.iterdir()}
+    capsys.readouterr()
+    assert ingest(config(collection[0], output)) == manifest
+    assert "up to date" in capsys.readouterr().out
+    assert times == {file: file.stat().st_mtime_ns for file in output.iterdir()}
+
+
+def test_photos_added_later_move_nothing(
+    ingested: tuple[Path, Manifest],
+    collection: Collection,
+    photo_writer: Callable[[Path, int], None],
+    tmp_path: Path,
+) -> None:
+    source, output = tmp_path / "more", tmp_path / "shards"
+    shutil.copytree(collection[0], source)
+    shutil.copytree(ingested[0], output)
+    for index in range(500, 540):
+        photo_writer(source / "c_new" / f"{index}.jpg", index)
+    manifest = ingest(config(source, output))
+    before = {row["id"]: row["split"] for row in rows_of(ingested[0])}
+    after = {row["id"]: row["split"] for row in rows_of(output)}
+    assert len(after) == 170 and manifest.sources["c_new"] == 40
+    assert {name: after[name] for name in before} == before
+
+
+def test_generated_images_need_no_exif(
+    ray_cluster: None, photo_writer: Callable[[Path, int], None], collection: Collection, tmp_path: Path
+) -> None:
+    source = tmp_path / "generated"
+    photo_writer(source / "gan" / "with.jpg", 3)
+    (source / "gan" / "plain.jpg").write_bytes((collection[0] / "broken" / "no_exif.jpg").read_bytes())
+    shutil.copy(source / "gan" / "with.faces.json", source / "gan" / "plain.faces.json")
+    manifest = ingest(config(source, tmp_path / "out", kind="generated", min_tags=0, splits={"test": 1.0}))
+    rows = rows_of(tmp_path / "out")
+    assert manifest.rows["test"] == 2 and manifest.ordinal_edges == {} and manifest.sources == {"gan": 2}
+    assert all(row[label_column(tag)] == -1 for row in rows for tag in ORDINAL_TAGS)
+    assert any(row[label_column(tag)] != -1 for row in rows for tag in CATEGORICAL_TAGS)
+
+
+def test_nothing_usable_is_reported_not_raised(ray_cluster: None, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "text.jpg").write_text("no image")
+    manifest = ingest(config(tmp_path / "in", tmp_path / "out"))
+    assert (manifest.shards, manifest.quarantine) == ([], {"unreadable": 1})
+
+
+def test_wrong_folders_are_told(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="is not a folder"):
+        ingest(config(tmp_path / "nowhere", tmp_path / "out"))
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(SourceError, match="no image in"):
+        ingest(config(tmp_path, tmp_path / "out"))
+
+
+def test_job_ends_with_a_message_not_a_traceback(tmp_path: Path) -> None:
+    job = Path(__file__).parents[2] / "jobs" / "ingest.py"
+    done = subprocess.run(
+        [sys.executable, str(job), f"source={tmp_path / 'nowhere'}", f"output={tmp_path}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2 and "is not a folder" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_sources_are_first_level_folders(tmp_path: Path) -> None:
+    for name in ("top.jpg", "a/one.PNG", "a/deep/two.tiff", "b/three.heic", "b/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = [(file.path, file.source) for file in list_images(tmp_path)]
+    expected = [("a/deep/two.tiff", "a"), ("a/one.PNG", "a"), ("b/three.heic", "b"), ("top.jpg", tmp_path.name)]
+    assert found == expected
+
+
+def test_unnameable_and_special_files_are_kept_apart(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "gone")
+    (tmp_path / os.fsdecode(b"odd-\xff.jpg")).write_bytes(b"x")
+    problems = {file.path: file.problem for file in list_images(tmp_path)}
+    assert problems["pipe.jpg"] == "not a regular file"
+    assert "cannot be examined" in str(problems["dangling.jpg"])
+    assert "UTF-8" in str(problems["odd-\\xff.jpg"])

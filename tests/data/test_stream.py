@@ -1,0 +1,211 @@
+"""The order of an epoch, and streams that follow it: any number of workers, interrupted anywhere."""
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blades_dist.config import IngestConfig, StreamConfig
+from blades_dist.data.ingest import ingest
+from blades_dist.data.order import EpochOrder, Position, after, chunks, steps_per_epoch
+from blades_dist.data.read import read_split
+from blades_dist.data.records import read_manifest
+from blades_dist.data.stream import stream
+from blades_dist.tasks import TAGS
+
+SIZES = [16, 16, 7, 16, 16, 16, 1, 16, 16, 5]
+TOTAL = sum(SIZES)
+Place = tuple[int, int]
+START = Position()
+
+
+def places(
+    start: Position, rank: int, world: int, batches: int, batch: int = 4, per_chunk: int = 3, seed: int = 5
+) -> list[tuple[list[Place], Position]]:
+    """What one worker reads: (group, row) of every batch, and the position after it."""
+    plan = chunks(SIZES, 3, seed, start, batch_size=batch, rank=rank, world_size=world, batches_per_chunk=per_chunk)
+    result: list[tuple[list[Place], Position]] = []
+    for chunk in plan:
+        position = chunk.first
+        rows = list(zip(chunk.group.tolist(), chunk.row.tolist(), strict=True))
+        for i in range(chunk.batches):
+            position = after(position, batch * world, TOTAL)
+            result.append((rows[i * batch : (i + 1) * batch], position))
+            if len(result) == batches:
+                return result
+    raise AssertionError("a plan has no end")
+
+
+def test_an_epoch_is_a_permutation_of_its_own() -> None:
+    everything = {(group, row) for group, size in enumerate(SIZES) for row in range(size)}
+    orders = []
+    for epoch in (0, 1):
+        group, row = EpochOrder(SIZES, 3, 5, epoch).stretch(0, TOTAL)
+        orders.append(list(zip(group.tolist(), row.tolist(), strict=True)))
+        assert len(orders[-1]) == TOTAL and set(orders[-1]) == everything
+    other = EpochOrder(SIZES, 3, 6, 0).stretch(0, TOTAL)
+    assert orders[0] != orders[1] and orders[0] != list(zip(*map(np.ndarray.tolist, other), strict=True))
+
+
+def test_the_order_is_fixed_for_ever() -> None:
+    """A run resumed under another version must go on in the same order: these numbers must not change."""
+    group, row = EpochOrder([4, 4, 4], 2, 7, 1).stretch(0, 12)
+    assert (group * 10 + row).tolist() == [3, 21, 22, 2, 20, 1, 0, 23, 13, 11, 12, 10]
+
+
+@given(st.integers(0, TOTAL), st.integers(0, TOTAL), st.integers(1, 12))
+def test_any_stretch_is_part_of_the_whole(a: int, b: int, window: int) -> None:
+    order = EpochOrder(SIZES, window, 1, 2)
+    whole, part = order.stretch(0, TOTAL), order.stretch(min(a, b), max(a, b))
+    assert all((w[min(a, b) : max(a, b)] == p).all() for w, p in zip(whole, part, strict=True))
+
+
+@settings(deadline=None)
+@given(
+    world=st.integers(1, 4),
+    batch=st.integers(1, 6),
+    per_chunk=st.integers(1, 5),
+    steps=st.integers(0, 30),
+    world_later=st.integers(1, 4),
+    batch_later=st.integers(1, 5),
+)
+def test_resume_with_another_number_of_workers(
+    world: int, batch: int, per_chunk: int, steps: int, world_later: int, batch_later: int
+) -> None:
+    """Before and after together are the order of an uninterrupted run, but for the last rows of the epoch."""
+    steps = min(steps, TOTAL // (batch * world) - 1)  # one more, and the position is in the next epoch
+    before, position = joined(Position(), world, steps, batch, per_chunk)
+    assert position == Position(0, steps * batch * world) == Position(0, len(before))
+    left = (TOTAL - position.rows) // (batch_later * world_later)
+    later, _ = joined(position, world_later, left, batch_later, per_chunk)
+    group, row = EpochOrder(SIZES, 3, 5, 0).stretch(0, TOTAL)
+    whole = list(zip(group.tolist(), row.tolist(), strict=True))
+    assert before + later == whole[: len(before) + len(later)]
+    assert TOTAL - len(before) - len(later) < batch_later * world_later
+
+
+def joined(start: Position, world: int, steps: int, batch: int, per_chunk: int) -> tuple[list[Place], Position]:
+    """What all workers read in some steps, in the order of the epoch, and the position after them."""
+    if steps == 0:
+        return [], start
+    streams = [places(start, rank, world, steps, batch, per_chunk) for rank in range(world)]
+    ends = {stream[-1][1] for stream in streams}
+    assert len(ends) == 1
+    return [place for step in zip(*streams, strict=True) for rows, _ in step for place in rows], ends.pop()
+
+
+def test_positions_pass_over_to_the_next_epoch() -> None:
+    batches = TOTAL // 4
+    ends = [position for _, position in places(Position(), 0, 1, batches + 1)]
+    assert ends[0] == Position(0, 4) and ends[-2] == Position(1, 0) and ends[-1] == Position(1, 4)
+    assert places(Position(1, 0), 0, 1, 2) == places(Position(0, TOTAL), 0, 1, 2)
+
+
+def test_consumed_row_groups_are_not_read_again() -> None:
+    start = Position(0, 2 * 48)
+    order = EpochOrder([16] * 12, 3, 5, 0)
+    used = set(order.stretch(0, start.rows)[0].tolist())
+    plan = chunks([16] * 12, 3, 5, start, batch_size=16, rank=0, world_size=1, batches_per_chunk=2)
+    rest = [chunk for chunk in islice(plan, 3) if chunk.first.epoch == 0]
+    assert len(used) == 6 and all(used.isdisjoint(chunk.group.tolist()) for chunk in rest)
+
+
+def test_what_is_not_possible_is_refused() -> None:
+    with pytest.raises(ValueError, match="beyond its epoch"):
+        places(Position(0, TOTAL + 1), 0, 1, 1)
+    with pytest.raises(ValueError, match="not possible"):
+        places(Position(), 2, 2, 1)
+    with pytest.raises(ValueError, match="negative"):
+        Position(0, -1)
+
+
+@pytest.fixture(scope="module")
+def shards(ray_cluster: None, collection: tuple[Path, object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("streamed")
+    splits = {"train": 0.9, "val": 0.1}
+    ingest(IngestConfig(source=collection[0], output=output, rows_per_group=8, splits=splits))
+    return output
+
+
+def settings_of(shards: Path) -> StreamConfig:
+    return StreamConfig(shards=shards, image_size=48, window_groups=3)
+
+
+def ids_of(shards: Path, steps: int, start: Position = START, rank: int = 0, world: int = 1) -> list[list[str]]:
+    batches = stream(
+        shards, "train", settings_of(shards), batch_size=8, rank=rank, world_size=world, seed=3, start=start
+    )
+    return [batch["ids"] for batch, _ in islice(batches, steps)]
+
+
+@pytest.mark.ray
+def test_stream_equals_the_stored_rows(shards: Path) -> None:
+    stored = {}
+    for part in read_split(shards, "train", 48):
+        for i, name in enumerate(part["ids"]):
+            stored[name] = (part["images"][i], part["landmarks"][i], part["labels"][i])
+    steps = steps_per_epoch(read_manifest(shards), "train", 8)
+    batches = stream(shards, "train", settings_of(shards), batch_size=8, rank=0, world_size=1, seed=3, start=Position())
+    seen: list[str] = []
+    position = START
+    for batch, after_it in islice(batches, steps):
+        position = after_it
+        assert batch["images"].shape == (8, 3, 48, 48) and batch["images"].dtype == np.uint8
+        assert batch["labels"].shape == (8, len(TAGS)) and batch["labels"].dtype == np.int64
+        assert batch["landmarks"].shape == (8, 5, 2) and batch["landmarks"].dtype == np.float32
+        assert batch["images"].flags.writeable
+        for i, name in enumerate(batch["ids"]):
+            pixels, landmarks, labels = stored[name]
+            assert (batch["images"][i] == pixels).all() and (batch["labels"][i] == labels).all()
+            assert (batch["landmarks"][i] == landmarks).all()
+        seen += batch["ids"]
+    assert position == Position(1, 0) and len(set(seen)) == len(seen) == steps * 8
+    following, _ = next(batches)
+    assert following["ids"] not in [seen[i : i + 8] for i in range(0, len(seen), 8)]
+
+
+@pytest.mark.ray
+def test_workers_share_one_sequence_and_resume_in_it(shards: Path) -> None:
+    alone = ids_of(shards, 8)
+    halves = [ids_of(shards, 4, rank=rank, world=2) for rank in range(2)]
+    assert [ids for pair in zip(*halves, strict=True) for ids in pair] == alone
+    assert ids_of(shards, 5, start=Position(0, 24)) == alone[3:]
+    assert ids_of(shards, 2, start=Position(0, 32), rank=1, world=2) == [alone[5], alone[7]]
+
+
+@pytest.mark.ray
+def test_streams_run_where_workers_hold_every_cpu(shards: Path) -> None:
+    @ray.remote
+    class Worker:
+        def read(self) -> int:
+            return sum(len(ids) for ids in ids_of(shards, 6))
+
+    worker = Worker.options(num_cpus=ray.cluster_resources()["CPU"]).remote()  # type: ignore[attr-defined]
+    try:
+        assert ray.get(worker.read.remote(), timeout=60) == 48
+    finally:
+        ray.kill(worker)
+
+
+@pytest.mark.ray
+def test_too_few_rows_are_told(shards: Path) -> None:
+    with pytest.raises(ValueError, match=r"val.*fewer than one global batch of 4000"):
+        stream(shards, "val", settings_of(shards), batch_size=1000, rank=0, world_size=4, seed=0, start=Position())
+
+
+@pytest.mark.ray
+def test_read_split(shards: Path) -> None:
+    rows = read_manifest(shards).rows["train"]
+    sizes = [len(batch["ids"]) for batch in read_split(shards, "train", 32, batch_size=50)]
+    assert sum(sizes) == rows and all(size == 50 for size in sizes[:-1])
+    batch = next(read_split(shards, "train", 32, limit=5))
+    assert batch["images"].shape == (5, 3, 32, 32) and set(batch["sources"]) <= {"a_trip", "b_party"}
+    assert batch["paths"][0].endswith(".jpg")
+    # The left eye lies at pixel (30, 30) of a 91-pixel crop.
+    assert np.allclose(batch["landmarks"][0, 0], 30.5 * 32 / 91 - 0.5, atol=1e-4)
+    with pytest.raises(ValueError, match="no rows"):
+        next(read_split(shards, "test", 32))

@@ -1,0 +1,82 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from blades_dist.detect.calibrate import STANDARD_FPRS, Calibration, calibrate, measure, wilson
+
+
+def test_by_hand_with_ties():
+    # n + 1 = 10; at 0.2 two calibration scores may be counted with the face itself: k = 2, the second smallest.
+    calibration = calibrate(np.array([5.0, 1, 2, 2, 3, 4, 6, 7, 8]), fpr=0.2)
+    assert calibration.threshold() == 2
+    assert calibration.smallest_fpr == pytest.approx(0.1)
+    np.testing.assert_allclose(calibration.p_values(np.array([0.0, 1, 1.5, 2, 2.5, 9])), [0.1, 0.2, 0.2, 0.4, 0.4, 1])
+    assert calibration.is_generated(np.array([0.0, 1, 1.5, 2, 2.5])).tolist() == [True, True, True, False, False]
+    assert calibration.threshold(0.1) == 1 and calibration.threshold(0.3) == 2 and calibration.threshold(0.45) == 3
+    assert calibration.threshold(0.05) == -math.inf and not calibration.supports(0.05)
+    assert calibration.thresholds == {0.001: None, 0.01: None, 0.05: None, 0.1: 1.0, 0.2: 2.0}
+
+
+def test_all_equal_scores_flag_nothing_of_their_kind():
+    calibration = calibrate(np.full(99, 3.0), 0.05)
+    assert not calibration.is_generated(np.array([3.0]))[0]
+    assert calibration.is_generated(np.array([2.9]))[0]
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.integers(-5, 5), min_size=1, max_size=60),
+    st.lists(st.integers(-6, 6), min_size=1, max_size=20),
+    st.integers(1, 99),
+)
+def test_threshold_and_p_value_are_one_rule(scores, fresh, percent):
+    calibration, fpr, faces = Calibration(np.sort(np.array(scores, float)), 0.05), percent / 100, np.array(fresh, float)
+    by_p = calibration.p_values(faces) <= fpr + 1e-12
+    assert calibration.is_generated(faces, fpr).tolist() == by_p.tolist()
+
+
+@pytest.mark.parametrize("draw", ["continuous", "tied"])
+@pytest.mark.parametrize("fpr", [0.01, 0.05, 0.10])
+def test_marginal_guarantee_by_simulation(fpr, draw):
+    # A face and its 150 calibration faces from one distribution, 20 000 times: P(flagged) <= fpr over both draws.
+    random, trials, n = np.random.default_rng(0), 20_000, 150
+    scores = random.standard_t(3, (trials, n + 1))
+    if draw == "tied":
+        scores = np.round(scores)
+    flagged = sum(bool(Calibration(np.sort(row[1:]), fpr).is_generated(row[:1])[0]) for row in scores)
+    assert binomtest(flagged, trials, fpr, alternative="greater").pvalue > 1e-4
+    if draw == "continuous":  # and not needlessly cautious: floor(fpr (n + 1)) / (n + 1) exactly
+        assert binomtest(flagged, trials, math.floor(fpr * (n + 1)) / (n + 1)).pvalue > 1e-4
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match=r"fpr=0\.01: 50 calibration faces .* at least 99"):
+        calibrate(np.arange(50.0), 0.01)
+    assert calibrate(np.arange(99.0), 0.01).threshold() == 0
+    with pytest.raises(ValueError, match="not finite"):
+        calibrate(np.array([1.0, np.nan]), 0.5)
+    with pytest.raises(ValueError, match="empty"):
+        calibrate(np.empty(0), 0.5)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        calibrate(np.arange(50.0), 0.1).threshold(1.5)
+
+
+def test_wilson_against_scipy():
+    for count, n in ((0, 10), (1, 38), (5, 10), (10, 10), (37, 1000)):
+        rate, oracle = wilson(count, n), binomtest(count, n).proportion_ci(0.95, method="wilson")
+        assert (rate.low, rate.high) == pytest.approx((oracle.low, oracle.high), abs=1e-12)
+    assert (wilson(0, 0).low, wilson(0, 0).high) == (0, 1)
+    with pytest.raises(ValueError, match="outside"):
+        wilson(3, 2)
+
+
+def test_measured_rates_cover_the_standard_points():
+    random = np.random.default_rng(2)
+    rates = measure(calibrate(random.normal(size=5000), 0.02), random.normal(size=4000))
+    assert set(rates) == {*STANDARD_FPRS, 0.02}
+    for fpr, rate in rates.items():
+        assert rate.n == 4000 and rate.low < fpr * 1.3 and rate.high > fpr * 0.7

@@ -1,0 +1,215 @@
+"""The two jobs on simulated photographs, as a person runs them."""
+
+import contextlib
+import io
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy_detector import SIZE, tiny_encoder, write_photographs, write_shards
+
+from blades_dist.config import FitConfig
+from blades_dist.data.decode import Rejected
+from blades_dist.data.read import read_split
+from blades_dist.detect.bundle import load_detector
+from blades_dist.detect.features import extract
+from blades_dist.detect.fit import fit_detector
+from blades_dist.detect.inspect import ImageReport, Unusable, inspect_files, prepare
+from blades_dist.models.export import save_encoder
+from blades_dist.tasks import TAGS
+
+JOBS = Path(__file__).parents[2] / "jobs"
+LIMITS = (10**7, 10**7)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("world")
+    write_photographs(root / "photos" / "camera", range(160))
+    write_shards(root / "photos", root / "shards")
+    # What stands for generators here is only to exercise the path: other photographs in two folders.
+    write_photographs(root / "fakes" / "alpha", range(200, 230))
+    write_photographs(root / "fakes" / "beta", range(230, 260))
+    write_shards(root / "fakes", root / "generated", "generated")
+    save_encoder(tiny_encoder(), root / "encoder")
+    config = _config(root)
+    fit_detector(config, lambda _: None)
+    return root
+
+
+def _config(root, **values):
+    oc = {"components": 2, "pca": 4, "starts": 1}
+    defaults = {"encoder": root / "encoder", "shards": root / "shards", "output": root / "detector", "oc": oc}
+    return FitConfig.model_validate(defaults | values)
+
+
+def _process(job, *arguments):
+    command = [sys.executable, str(JOBS / job), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+
+
+def _run(job, *arguments):
+    """The job within this process: what it prints, without the cost of importing torch again."""
+    out, err, argv = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = [job, *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runpy.run_path(str(JOBS / job), run_name="__main__")
+    except SystemExit as exit:
+        code = exit.code
+    finally:
+        sys.argv = argv
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
+def test_extract(world):
+    encoder, told = tiny_encoder(), []
+    found = extract(encoder, world / "shards", "calibration", 7, progress=lambda *a: told.append(a))
+    assert found.features.shape == (len(found), 16) and found.labels.shape == (len(found), len(TAGS))
+    assert found.features.dtype == np.float32 and found.labels.dtype == np.int64
+    assert told[-1] == (len(found), len(found)) and set(found.sources) == {"camera"}
+    np.testing.assert_allclose(np.linalg.norm(found.features, axis=1), 1, atol=1e-5)
+    some = extract(encoder, world / "shards", "calibration", 7, limit=10)
+    assert some.ids == found.ids[:10]
+    kept = found.where(np.array([name == found.ids[3] for name in found.ids]))
+    assert kept.ids == [found.ids[3]] and kept.features.shape == (1, 16)
+
+
+def test_bundle_tells_its_origin(world):
+    detector = load_detector(world / "detector")
+    info = detector.info
+    assert info.kind == "oc" and info.training.real > 50 and info.training.sources == {"camera": info.training.real}
+    assert info.preprocessing.crop_scale == 1.3 and info.preprocessing.image_size == SIZE
+    held_out = extract(detector.encoder, world / "shards", "val", 64)
+    rate = info.measured(0.05)
+    assert rate.n == len(held_out)
+    assert rate.count == int(detector.is_generated(detector.score(held_out.features)).sum())
+    figures = info.training.figures
+    assert {"bic", "mean_log_likelihood_calibration", "mean_log_likelihood_val"} <= set(figures)
+
+
+def test_prepared_crops_are_the_stored_ones(world):
+    detector = load_detector(world / "detector")
+    batch = next(iter(read_split(world / "shards", "val", SIZE, limit=5)))
+    for path, stored in zip(batch["paths"], batch["images"], strict=True):
+        file = world / "photos" / path
+        sidecar = file.with_name(f"{file.stem}.faces.json").read_bytes()
+        prepared = prepare(file.read_bytes(), detector.info.preprocessing, *LIMITS, sidecar)
+        assert np.array_equal(prepared.crops[0], stored) and prepared.faces_from == "sidecar"
+
+
+def test_binary_by_generator(world):
+    config = _config(
+        world,
+        kind="bc",
+        generated=world / "generated",
+        generators=["beta"],
+        output=world / "bc",
+        bc={"hidden": 8, "epochs": 3},
+    )
+    info = fit_detector(config, lambda _: None)
+    assert info.kind == "bc" and set(info.training.generated) == {"beta"}
+    assert load_detector(world / "bc").detect(np.zeros((1, 3, SIZE, SIZE), np.uint8))[0].score != 0
+    with pytest.raises(ValueError, match=r"generators: gamma not in split train .* it has: alpha, beta"):
+        fit_detector(config.model_copy(update={"generators": ["gamma"]}), lambda _: None)
+
+
+def test_fit_job(world, tmp_path):
+    common = [f"encoder={world / 'encoder'}", f"shards={world / 'shards'}", "oc.components=2", "oc.starts=1"]
+    done = _run("fit_detector.py", *common, "oc.pca=4", f"output={tmp_path / 'd'}")
+    assert done.returncode == 0, done.stderr
+    assert "bic" in done.stdout and str(tmp_path / "d") in done.stdout and "95% interval" in done.stdout
+    # The same faces, configuration and seed give the same decisions.
+    rows = np.random.default_rng(0).normal(size=(9, 16)).astype(np.float32)
+    assert np.array_equal(load_detector(tmp_path / "d").score(rows), load_detector(world / "detector").score(rows))
+    for wrong, message in (
+        ([*common, "oc.pca=99"], "oc.pca=99"),
+        ([*common, "fpr=0.0001"], "ingest at least 9999"),
+        ([*common[1:], f"encoder={tmp_path}"], "encoder.json is missing"),
+    ):
+        failed = _run("fit_detector.py", *wrong, f"output={tmp_path / 'x'}")
+        assert failed.returncode == 2 and message in failed.stderr and "Traceback" not in failed.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_user_errors_in_fit(world, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"encoder\.json is missing"):
+        fit_detector(_config(world, encoder=tmp_path), lambda _: None)
+    with pytest.raises(FileNotFoundError, match=r"manifest\.json is missing"):
+        fit_detector(_config(world, shards=tmp_path), lambda _: None)
+    with pytest.raises(ValueError, match=r"shards: .* holds generated, expected photographs"):
+        fit_detector(_config(world, shards=world / "generated"), lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def folder(world, tmp_path_factory):
+    """Three usable photographs (one without sidecar) and four files that are not."""
+    folder = tmp_path_factory.mktemp("folder")
+    write_photographs(folder, range(300, 302))
+    write_photographs(folder, range(302, 303), sidecars=False)
+    good = (folder / "0300.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(good[: len(good) // 2])
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("no picture")
+    (folder / "0301b.jpg").write_bytes(good)
+    (folder / "0301b.faces.json").write_text('{"faces": 3}')
+    return folder
+
+
+def test_predict_job(world, folder):
+    plain = _run("predict.py", world / "detector", folder)
+    assert plain.returncode == 1 and "Traceback" not in plain.stderr
+    assert plain.stdout.count("p = ") == 3 and plain.stdout.count("How to read this") == 1
+    assert f"{folder / 'cut.jpg'}: not judged: truncated" in plain.stdout
+    machine = _process("predict.py", world / "detector", folder, "--json", "--fpr", "0.1")
+    document = json.loads(machine.stdout)
+    assert machine.returncode == 1 and document["fpr"] == 0.1
+    reasons = {Path(item["path"]).name: item["reason"] for item in document["unusable"]}
+    assert reasons == {
+        "0301b.jpg": "bad_sidecar",
+        "cut.jpg": "truncated",
+        "empty.jpg": "empty",
+        "text.jpg": "unreadable",
+    }
+    assert [item["faces_from"] for item in document["images"]] == ["sidecar", "sidecar", "located"]
+    # In this process, in one thread, one file at a time: the same document, bit for bit.
+    detector, threads = load_detector(world / "detector"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for item in document["images"]:
+            ((_, answer),) = inspect_files(detector, [Path(item.pop("path"))], *LIMITS, fpr=0.1)
+            assert isinstance(answer, ImageReport) and answer.model_dump(mode="json") == item
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_predict_usage_errors(world, folder):
+    for arguments, message in (
+        ((world / "encoder", folder), "no detector folder"),
+        ((world / "detector", folder / "nothing.jpg"), "does not exist"),
+        ((world / "detector", folder / "0300.jpg", "--fpr", "0.00001"), "is the smallest"),
+    ):
+        failed = _run("predict.py", *arguments)
+        assert failed.returncode == 2 and message in failed.stderr and "Traceback" not in failed.stderr
+
+
+def test_whole_image_and_small_faces(world, folder):
+    detector = load_detector(world / "detector")
+    how = detector.info.preprocessing
+    data = (folder / "0302.jpg").read_bytes()
+    whole = prepare(data, how, *LIMITS, whole=True)
+    assert whole.faces_from == "whole image" and whole.faces[0].box == (0, 0, 128, 128)
+    ((_, answer),) = inspect_files(detector, [folder / "0302.jpg"], *LIMITS, whole=True)
+    assert isinstance(answer, ImageReport) and answer.faces[0].landmarks is None
+    with pytest.raises(Rejected, match="need") as caught:
+        prepare(data, how.model_copy(update={"min_face_px": 200}), *LIMITS)
+    assert caught.value.reason == "face_too_small"
+    ((_, answer),) = inspect_files(detector, [folder / "0302.jpg"], 100, 10**7)
+    assert isinstance(answer, Unusable) and answer.reason == "too_large"
+    ((_, answer),) = inspect_files(detector, [folder / "0302.jpg"], 10**7, 100)
+    assert isinstance(answer, Unusable) and answer.reason == "too_large"
