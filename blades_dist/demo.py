@@ -40,14 +40,12 @@ class Demo:
         begin = time.monotonic()
         photographs, generated = (self.data, self.fakes) if self.data else self._simulate()
         with head() as environment:
-            self._stage("Ingest: photographs", self._job("ingest", source=photographs, output=self._shards(True)), environment)
+            ingest = self._job("ingest", source=photographs, output=self._shards(True))
+            self._stage("Ingest: photographs", ingest, environment)
             if generated:
                 section = ("--section", "ingest_generated")
-                self._stage(
-                    "Ingest: AI-generated faces",
-                    self._job("ingest", *section, source=generated, output=self._shards(False)),
-                    environment,
-                )
+                ingest = self._job("ingest", *section, source=generated, output=self._shards(False))
+                self._stage("Ingest: AI-generated faces", ingest, environment)
             for name, extra in self._encoders().items():
                 self._stage(f"Pretrain: {name} (ray job submit)", self._pretrain(name, extra), environment)
         detectors = self._detectors(bool(generated))
@@ -73,21 +71,25 @@ class Demo:
         _title("Simulate: photographs with EXIF, and faces of five generator families")
         wanted = load(SimulateConfig, "simulate", self.config, self._overrides("simulate"))
         folder, processes = self.runs / "data", wanted.processes or os.cpu_count() or 1
-        for part, count, write in (
-            ("photographs", wanted.photographs, write_photographs),
-            ("generated", wanted.generated_per_family, write_generated),
-        ):
-            families = [list(FAMILIES)] if part == "generated" else []
-            write(  # type: ignore[operator]
-                folder / part,
-                *families,
-                count,
-                seed=wanted.seed,
-                size=wanted.size,
-                processes=processes,
-                progress=_Counter(part),
-            )
-        return folder / "photographs", folder / "generated"
+        photographs, generated = folder / "photographs", folder / "generated"
+        write_photographs(
+            photographs,
+            wanted.photographs,
+            seed=wanted.seed,
+            size=wanted.size,
+            processes=processes,
+            progress=_Counter("photographs"),
+        )
+        write_generated(
+            generated,
+            list(FAMILIES),
+            wanted.generated_per_family,
+            seed=wanted.seed,
+            size=wanted.size,
+            processes=processes,
+            progress=_Counter("AI-generated faces"),
+        )
+        return photographs, generated
 
     def _encoders(self) -> dict[str, list[str]]:
         """Run name to overrides: the encoder, the same one untrained, and, if wanted, with every weight fixed at 1."""
@@ -101,7 +103,8 @@ class Demo:
         wanted = load(PretrainConfig, "pretrain", self.config, [f"data.shards={shards}", *self._overrides("pretrain")])
         # A small collection of somebody's own: a batch must fit into every split.
         rows = read_manifest(shards).rows
-        batch = min(wanted.train.batch_size, *(rows[split] for split in (wanted.data.train_split, wanted.data.val_split)))
+        splits = (wanted.data.train_split, wanted.data.val_split)
+        batch = min(wanted.train.batch_size, *(rows[split] for split in splits))
         settings = [f"name={name}", f"storage={self.runs.resolve()}", f"data.shards={shards}"]
         settings += [*self._overrides("pretrain"), f"train.batch_size={max(batch, 1)}", *extra]
         job = ["python", "jobs/pretrain.py", "--config", str(self.config), *settings]

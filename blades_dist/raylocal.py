@@ -58,13 +58,14 @@ def head() -> Iterator[dict[str, str]]:
     Raises:
         RuntimeError: Ray did not start; the message ends with what it printed.
     """
-    gcs, dashboard = _free_port(), _free_port()
+    gcs, dashboard, client = _free_port(), _free_port(), _free_port()
     scripts = Path(sys.executable).parent
-    environment = os.environ | LOOPBACK_ENVIRONMENT | {"PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}"}
     # Jobs authenticate with a token of this user's; made once, kept in Ray's own place.
+    environment = os.environ | LOOPBACK_ENVIRONMENT | {"RAY_AUTH_MODE": "token"}
+    environment["PATH"] = f"{scripts}{os.pathsep}{environment.get('PATH', '')}"
     subprocess.run([scripts / "ray", "get-auth-token", "--generate"], check=True, capture_output=True, env=environment)
     options = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-host={LOOPBACK}"]
-    options += ["--ray-client-server-port=0", "--disable-usage-stats", "--include-log-monitor=true"]
+    options += [f"--ray-client-server-port={client}", "--disable-usage-stats", "--include-log-monitor=true"]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             [scripts / "ray", "start", "--head", "--block", *options], stdout=log, stderr=log, env=environment

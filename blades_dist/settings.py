@@ -1,6 +1,7 @@
 """Reading a typed configuration: YAML section, dotted overrides, errors that name the key."""
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,9 +27,9 @@ Stage = TypeVar("Stage", bound=Config)
 def parse(stage: type[Stage], section: str, arguments: Sequence[str] | None = None) -> Stage:
     """Reads ``--config FILE key.sub=value ...`` and returns the stage's validated configuration.
 
-    ``section`` is the key of the preset file that belongs to this stage, unless ``--section`` names another. With ``--print-config`` the resolved
-    whole is printed as YAML and the process exits. A configuration that cannot be used ends the process with
-    status 2 and a message naming the key.
+    ``section`` is the key of the preset file that belongs to this stage, unless ``--section`` names another. With
+    ``--print-config`` the resolved whole is printed as YAML and the process exits. A configuration that cannot be
+    used ends the process with status 2 and a message naming the key.
     """
     parser = argparse.ArgumentParser(description=(stage.__doc__ or "").strip())
     parser.add_argument("--config", type=Path, help="YAML file with a section per stage")
@@ -92,10 +93,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
     value = yaml.safe_load(text)
     # YAML 1.1 reads 1e-4 (no dot) as text; a person means the number.
     if isinstance(value, str):
-        try:
+        with contextlib.suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
     node[last] = value
 
 

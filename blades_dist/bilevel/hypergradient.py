@@ -81,7 +81,7 @@ def exact(
     detached = {name: value.detach() for name, value in params.items()}
     tangent = {name: value.detach() for name, value in direction.items()}
     with torch.no_grad():
-        _, moved = jvp(train.forward, (detached,), (tangent,))
+        moved: Tensor = jvp(train.forward, (detached,), (tangent,))[1]
     columns = (train_gradient * moved.to(train_gradient.dtype)).sum(0)
     products = columns.new_zeros(tasks).index_add_(0, task_of_column, columns)
     return -lr * world.sum(products)

@@ -52,7 +52,7 @@ class World:
         """
         if self.size == 1:
             return value.unsqueeze(0)
-        return _Gather.apply(value, self)  # type: ignore[no-any-return,no-untyped-call]
+        return _Gather.apply(value, self)
 
 
 def _all_gather(value: Tensor, world: World) -> Tensor:
@@ -71,9 +71,9 @@ class _Gather(torch.autograd.Function):
         ctx.world = inputs[1]
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
         return ctx.world.sum(cotangent.contiguous())[ctx.world.rank], None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
         return _all_gather(tangent, ctx.world)

@@ -290,6 +290,9 @@ def _manifest(
     for part in parts:
         sources.update(part["sources"])
     return Manifest(
+        locator=config.locator,
+        crop_scale=config.crop_scale,
+        min_face_px=config.min_face_px,
         kind=config.kind,
         shards=shards,
         ordinal_edges={tag: edges[tag] for tag in ORDINAL_TAGS if tag in edges},

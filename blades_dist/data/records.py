@@ -98,6 +98,9 @@ class Manifest(BaseModel):
     ordinal_edges: dict[str, tuple[float, float]]
     vocabularies: dict[str, list[str]]
     split_seed: int
+    locator: str
+    crop_scale: float
+    min_face_px: int
     files_seen: int
     faces_seen: int
     rows: dict[str, int]

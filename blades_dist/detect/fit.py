@@ -5,10 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow.parquet as pq
 
 import blades_dist
-from blades_dist.config import FitConfig, IngestConfig
+from blades_dist.config import FitConfig
 from blades_dist.data.records import Manifest, read_manifest
 from blades_dist.detect.binary import fit_binary
 from blades_dist.detect.bundle import save_detector
@@ -69,27 +68,14 @@ def summary(config: FitConfig, info: DetectorInfo) -> list[str]:
     return [*lines, f"bundle: {config.output} ({config.output / 'README.md'} is its model card)"]
 
 
-def preprocessing(config: FitConfig, manifest: Manifest, image_size: int) -> Preprocessing:
-    """How the training split was made from photos: as the manifest says, else by ingest's defaults.
-
-    Raises:
-        ValueError: the manifest does not say, and the shards hold wider crops than the default makes.
-    """
-    values = {
-        name: getattr(manifest, name, IngestConfig.model_fields[name].default)
-        for name in ("crop_scale", "min_face_px", "locator")
-    }
-    # Crops at a photo's border are smaller than the scale says; none is larger, but for rounding to whole pixels.
-    for shard in manifest.split(FIT):
-        table = pq.read_table(config.shards / shard.name, columns=["width", "box"])
-        sides = table["box"].combine_chunks().flatten().to_numpy().reshape(-1, 4)[:, 2:].max(1)
-        found = float(((table["width"].to_numpy() - 0.5) / sides).max())
-        if found > values["crop_scale"] + 1e-6:
-            raise ValueError(
-                f"{config.shards / shard.name} holds crops of {found:.3g} times the face box and its manifest does not "
-                f"tell the scale; run ingest again (assumed: crop_scale={values['crop_scale']})"
-            )
-    return Preprocessing(image_size=image_size, **values)
+def preprocessing(manifest: Manifest, image_size: int) -> Preprocessing:
+    """How faces must be made from photos for this detector: as the training split was."""
+    return Preprocessing(
+        image_size=image_size,
+        locator=manifest.locator,
+        crop_scale=manifest.crop_scale,
+        min_face_px=manifest.min_face_px,
+    )
 
 
 def _manifest(config: FitConfig, kind: str) -> Manifest:
@@ -170,7 +156,7 @@ def _describe(
             quantiles={str(q): float(value) for q, value in zip(_QUANTILES, quantiles, strict=True)},
         ),
         measured_split=MEASURE,
-        preprocessing=preprocessing(config, manifest, encoder.info.image_size),
+        preprocessing=preprocessing(manifest, encoder.info.image_size),
         labels=encoder.info.classes,
         training=Training(
             split=FIT,

@@ -35,7 +35,7 @@ def draw(
         title, unit = f"ROC of {name}", UNITS[s.detector.info.kind]
         roc = _both(plots.plot_roc, s.real, s.generated, assessments[name], title, confidence)
         caption = f"{title}: each generator against all photographs, with AUC and its interval."
-        drawn.append(_plot(f"roc-{stem}", caption, *roc))
+        drawn.append(_plot(f"roc-{stem}", caption, *roc, detector=name))
         title = f"Scores of {name}"
         threshold = s.detector.threshold()
         scores = _both(plots.plot_scores, s.real, s.generated, threshold, title, unit)
@@ -43,7 +43,7 @@ def draw(
             f"{title}: {unit}, right is more like a photograph; what scores left of the dashed threshold is flagged. "
             "The outermost bins also hold what lies beyond the range shown."
         )
-        drawn.append(_plot(f"scores-{stem}", caption, *scores))
+        drawn.append(_plot(f"scores-{stem}", caption, *scores, detector=name))
     if weights is not None and weights.history:
         caption = "Task weights λ over pretraining; the legend gives where each ended."
         drawn.append(_plot("weights", caption, *_both(plots.plot_weights, weights.history, weights.names)))
@@ -58,9 +58,9 @@ def _both(draw: Callable[..., plots.Figure], *args: object) -> tuple[plots.Figur
     return draw(*args, theme=plots.LIGHT), draw(*args, theme=plots.DARK)
 
 
-def _plot(name: str, caption: str, light: plots.Figure, dark: plots.Figure) -> report.Plot:
+def _plot(name: str, caption: str, light: plots.Figure, dark: plots.Figure, detector: str | None = None) -> report.Plot:
     width, height = (round(96 * inches) for inches in light.get_size_inches())
-    return report.Plot(name, caption, plots.png(light), plots.png(dark), width, height)
+    return report.Plot(name, caption, plots.png(light), plots.png(dark), width, height, detector)
 
 
 def _projection(sides: Sides, seed: int) -> tuple[np.ndarray, list[str], str]:

@@ -112,7 +112,8 @@ def plot_scores(
     columns = min(3, max(1, len(shown)))
     rows = max(1, -(-len(shown) // columns))
     low, high = _limits(real, *shown.values(), threshold=threshold)
-    bins = np.linspace(low, high, 41)
+    typical = np.median([len(scores) for scores in shown.values()]) if shown else 100
+    bins = np.linspace(low, high, 1 + int(np.clip(2 * np.sqrt(typical), 12, 40)))
     figure = Figure(figsize=(max(6.5, 4.3 * columns), 3.1 * rows + 1.1), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes in panels.flat[len(shown) :]:
@@ -203,6 +204,8 @@ def plot_projection(
 
 def project(features: np.ndarray, seed: int = 0) -> tuple[np.ndarray, str]:
     """(n, D) features to (n, 2) and the method's name: t-SNE, or principal components below 30 points."""
+    if len(features) < 2:
+        return np.zeros((len(features), 2)), "principal component"
     parts = min(2 if len(features) < 30 else 50, *features.shape)
     # One thread: under load, threads that wait for each other take ten times as long.
     with threadpool_limits(1):

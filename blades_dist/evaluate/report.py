@@ -64,7 +64,10 @@ class Pretext(_File):
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure as PNG files for light and dark pages; ``width`` and ``height`` in CSS pixels."""
+    """A figure as PNG files for light and dark pages; ``width`` and ``height`` in CSS pixels.
+
+    ``detector`` names whose it is, None: it belongs to none of them alone.
+    """
 
     name: str
     caption: str
@@ -72,6 +75,7 @@ class Plot:
     dark: bytes
     width: int
     height: int
+    detector: str | None = None
 
 
 @dataclass(frozen=True)
@@ -206,6 +210,7 @@ def _audit_results(audit: Audit) -> dict[str, Any]:
     return {
         "verdict": audit.verdict(),
         "leaking": audit.leaking,
+        "certain": audit.certain,
         "threshold": LEAK,
         "container_auc": {name: asdict(estimate) for name, estimate in audit.container_auc.items()},
         "photographs": asdict(audit.real),

@@ -27,7 +27,8 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or self.mode == "frozen":
-            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+            running = (self.running_mean, self.running_var)
+            return F.batch_norm(input, *running, self.weight, self.bias, False, 0.0, self.eps)
         if self.mode == "local" or self.world.size == 1:
             running = (None, None) if self.still else (self.running_mean, self.running_var)
             return F.batch_norm(input, *running, self.weight, self.bias, True, self.momentum or 0.0, self.eps)

@@ -37,6 +37,10 @@ class ImageTower(nn.Module):
     (fixed residual filters are common in image forensics: Fridrich and Kodovsky, 2012).
     """
 
+    mean: Tensor
+    std: Tensor
+    highpass: Tensor
+
     def __init__(self, backbone: ResNetModel, embed_dim: int, config: ImageTowerConfig) -> None:
         super().__init__()
         self.backbone = backbone

@@ -124,7 +124,7 @@ class BilevelStep:
         self, lr: float, logits: Tensor, result: Fidelity, train: Sample, val: Sample
     ) -> hypergradient.Hypergradient:
         module = self.engine.module
-        params = {name: value for name, value in module.named_parameters() if value.requires_grad}
+        params: Params = {name: value for name, value in module.named_parameters() if value.requires_grad}
         batches = [self._batch(sample) for sample in (train, val)]
         with still_statistics(module):
             inner = hypergradient.pull_back(logits, self._weighted(result), params, self.world, keep_graph=True)

@@ -49,9 +49,10 @@ def _read_out(
     logits, labels = [], []
     with torch.no_grad():
         for i, batch in enumerate(batches):
-            arrays = [torch.from_numpy(array).to(device) for array in (batch["images"], batch["landmarks"])]
-            known = torch.from_numpy(batch["labels"]).to(device)
-            sample = prepare(*arrays, known, batch["ids"], tasks, config, (seed, STREAM, i), World())
+            images, landmarks, known = (
+                torch.from_numpy(array).to(device) for array in (batch["images"], batch["landmarks"], batch["labels"])
+            )
+            sample = prepare(images, landmarks, known, batch["ids"], tasks, config, (seed, STREAM, i), World())
             logits.append(model(sample.images).float().cpu())
             labels.append(sample.labels.cpu())
     model.train(training)
@@ -63,10 +64,7 @@ def _accuracy(task: Task, logits: Tensor, labels: Tensor) -> dict[str, Any]:
     logits, labels = logits[present], labels[present]
     if len(labels) == 0:
         return {"accuracy": None, "low": None, "high": None, "majority": None, "n": 0}
-    if task.kind == "ordinal":
-        guess = expected_level(logits).round().long() - 1
-    else:
-        guess = logits.argmax(-1)
+    guess = expected_level(logits).round().long() - 1 if task.kind == "ordinal" else logits.argmax(-1)
     right = int((guess == labels).sum())
     low, high = wilson(right, len(labels))
     majority = float(np.bincount(labels.numpy()).max() / len(labels))

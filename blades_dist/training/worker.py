@@ -24,7 +24,7 @@ from blades_dist.data.read import Batch, read_split
 from blades_dist.data.records import read_manifest
 from blades_dist.data.stream import steps_per_epoch, stream
 from blades_dist.models.export import freeze, save_encoder
-from blades_dist.models.joint import build_joint_model
+from blades_dist.models.joint import JointModel, build_joint_model
 from blades_dist.tasks import TaskSet, task_set
 from blades_dist.training import checkpoint
 from blades_dist.training.checkpoint import Progress, Stateful
@@ -163,7 +163,7 @@ def _stream(run: Run, split: str, which: int, start: Position) -> Iterator[tuple
 
 
 def _sample(run: Run, batch: Batch, which: int, step: int) -> Sample:
-    images, landmarks, labels = (_to(run.device, batch[key]) for key in ("images", "landmarks", "labels"))  # type: ignore[literal-required]
+    images, landmarks, labels = (_to(run.device, batch[key]) for key in ("images", "landmarks", "labels"))
     seed = (run.config.train.seed, which, step)
     return prepare(images, landmarks, labels, batch["ids"], run.tasks, run.config.manipulate, seed, run.world)
 
@@ -188,6 +188,7 @@ def _finish(run: Run, folder: Path) -> None:
     (folder / "weights.json").write_text(json.dumps(weights))
     batches = read_split(config.data.shards, config.data.val_split, config.data.image_size, VALIDATION_ROWS)
     model = run.engine.module
+    assert isinstance(model, JointModel)
     report = validate(model, batches, run.tasks, config.manipulate, config.train.seed)
     (folder / "validation.json").write_text(json.dumps(report, indent=1))
     provenance = {

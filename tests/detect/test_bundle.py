@@ -59,7 +59,7 @@ def test_scores_do_not_depend_on_where_arrays_lie(bundles, kind):
     rows = unit_rows(1, 16)
 
     def moved(array, by):
-        space = np.empty(array.nbytes + 64, np.uint8)
+        space = np.empty(array.nbytes + 128, np.uint8)
         begin = -space.ctypes.data % 64 + by
         view = space[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
         view[...] = array

@@ -87,8 +87,9 @@ def write_shards(source: Path, output: Path, kind: Literal["photographs", "gener
         rows={split: len(own) for split, own in rows.items()},
         sources={name: names.count(name) for name in set(names)},
         quarantine={},
-        **({"crop_scale": config.crop_scale} if "crop_scale" in Manifest.model_fields else {}),
-        **({"min_face_px": config.min_face_px} if "min_face_px" in Manifest.model_fields else {}),
+        locator=config.locator,
+        crop_scale=config.crop_scale,
+        min_face_px=config.min_face_px,
     )
     (output / MANIFEST).write_text(manifest.model_dump_json())
     return manifest

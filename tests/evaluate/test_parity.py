@@ -3,6 +3,7 @@ import pyarrow as pa
 import pytest
 
 from blades_dist.evaluate import parity
+from blades_dist.evaluate.metrics import Estimate
 
 
 def _table(n, seed, codec="jpeg", quality=(80, 96), size=(90, 300)):
@@ -50,7 +51,7 @@ def test_a_planted_leak_is_caught(planted):
 def test_a_size_leak_between_photographs_sizes_is_caught():
     """Not a shift to one side: generated sizes lie within the photographs', which no single cut separates."""
     found = parity.audit(_table(200, 0), {"a": _table(100, 1, size=(180, 200))}, resamples=200)
-    assert found.leaking == ["a"]
+    assert found.leaking == ["a"] and found.certain
 
 
 def test_too_few_images_are_said_to_be_too_few():
@@ -66,3 +67,14 @@ def test_distributions_side_by_side():
     assert real.n == 40 and real.codecs == {"jpeg": 30, "png": 10}
     assert real.quantiles["width"][0] <= 100 <= real.quantiles["width"][-1]
     assert parity.distribution(_table(10, 1, codec="png")).quantiles["jpeg_quality"] is None
+
+
+def test_a_leak_that_may_be_chance_is_said_to_be_one_that_may():
+    def found(value, n, m):
+        side = parity.distribution(_table(n, 0))
+        return parity.Audit(side, {"a": side}, {"a": Estimate(value, value - 0.1, value + 0.1, n, m)})
+
+    assert found(0.63, 300, 50).verdict().startswith("THE TEST SET MAY LEAK THROUGH ITS CONTAINER")
+    assert found(0.63, 3000, 500).verdict().startswith("THE TEST SET LEAKS THROUGH ITS CONTAINER")
+    assert found(0.75, 300, 50).verdict().startswith("THE TEST SET LEAKS THROUGH ITS CONTAINER")
+    assert found(0.59, 3000, 500).verdict().startswith("Container audit passed")

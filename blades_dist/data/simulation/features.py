@@ -23,8 +23,8 @@ class Person:
     age: float  # 0 to 1: wrinkles, blotches, paler lips
     texture: float  # strength of the skin's relief
     freckles: float
-    iris: NDArray[np.float32]
-    hair: NDArray[np.float32]
+    iris: NDArray[np.floating]
+    hair: NDArray[np.floating]
     hair_style: str
     hair_volume: float  # millimetres above the skull
     parting: float
@@ -38,7 +38,7 @@ class Person:
     smile: float  # -0.3 to 1
     gape: float  # how far the mouth is open, millimetres
     glasses: str
-    glasses_colour: NDArray[np.float32]
+    glasses_colour: NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ def _mask(distance: Image, edge: float) -> Image:
     return np.clip(distance / edge + 0.5, 0, 1)
 
 
-def _rgb(red: float, green: float, blue: float) -> NDArray[np.float32]:
+def _rgb(red: float, green: float, blue: float) -> NDArray[np.floating]:
     return np.array([red, green, blue], np.float32)[:, None, None]
 
 
-def _lay(part: Image, mask: Image, colour: NDArray[np.float32] | np.float32) -> None:
+def _lay(part: Image, mask: Image, colour: NDArray[np.floating] | np.float32) -> None:
     """Blends ``colour`` (3, 1, 1) or (3, h, w) or a number into planes ``part`` (3, h, w), in place."""
     part += mask * (colour - part)
 
@@ -234,7 +234,7 @@ def _beard(albedo: Image, person: Person, shape: HeadShape, maps: Relief, rng: n
 
 
 def paint_glasses(
-    radiance: Image, person: Person, shape: HeadShape, view: View, key: NDArray[np.float32], rng: np.random.Generator
+    radiance: Image, person: Person, shape: HeadShape, view: View, key: NDArray[np.floating], rng: np.random.Generator
 ) -> None:
     """Spectacles over the lit face, in place: frames that reflect, lenses that tint and mirror a little."""
     if person.glasses == "none":

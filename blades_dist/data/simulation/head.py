@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from blades_dist.data.simulation.textures import Image
 
-Points = NDArray[np.float32]
+Points = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def sample_shape(rng: np.random.Generator) -> HeadShape:
 class View:
     """Where a head sits before the camera: ``rotation`` (3, 3), ``centre`` and ``scale`` in canvas pixels."""
 
-    rotation: NDArray[np.float32]
+    rotation: NDArray[np.floating]
     roll: float
     centre: tuple[float, float]
     scale: float  # pixels per millimetre at the head's middle
@@ -83,7 +83,7 @@ class View:
         return np.asarray(turned[:, :2] * near + np.array(self.centre, np.float32), np.float32)
 
 
-def rotation(yaw: float, pitch: float, roll: float) -> NDArray[np.float32]:
+def rotation(yaw: float, pitch: float, roll: float) -> NDArray[np.floating]:
     """Rotation (3, 3) of a head, radians; roll is applied last, in the image plane."""
     cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
@@ -135,7 +135,7 @@ def relief(shape: HeadShape, view: View, side: int) -> Relief:
     return Relief(full(x), full(y), full(flat_x), full(flat_y), x, y, normal, openness)
 
 
-def _bumps(shape: HeadShape) -> NDArray[np.float32]:
+def _bumps(shape: HeadShape) -> NDArray[np.floating]:
     """Rows (|x|, y, height, width in x, width in y) of the features, mirrored in x; negative heights are hollows."""
     s = shape
     lip = s.mouth_half * 0.75

@@ -299,6 +299,6 @@ def _irradiance(light: Light, view: View, maps: Relief, flash: float, side: int)
     return total
 
 
-def colour_of_light(light: Light) -> NDArray[np.float32]:
+def colour_of_light(light: Light) -> NDArray[np.floating]:
     """Average colour (3,) of the light on the face, what a perfect white balance would remove."""
     return light.ambient * black_body(light.ambient_kelvin) + (1 - light.ambient) * black_body(light.kelvin)

@@ -20,7 +20,7 @@ def polygon_mask(side: int, points: Points) -> Image:
     return np.multiply(mask, np.float32(1 / 255), dtype=np.float32)
 
 
-def lay(image: Image, mask: Image, colour: NDArray[np.float32] | Image) -> None:
+def lay(image: Image, mask: Image, colour: NDArray[np.floating] | Image) -> None:
     """Blends ``colour`` (3,) or (3, h, w) into ``image`` (3, h, w) in place with weights ``mask`` (h, w)."""
     rows = np.flatnonzero(mask.any(axis=1))
     if rows.size:
@@ -76,13 +76,13 @@ def background(kind: str, side: int, rng: np.random.Generator) -> Image:
     return np.maximum(image, 0.002)
 
 
-def _muted(rng: np.random.Generator) -> NDArray[np.float32]:
+def _muted(rng: np.random.Generator) -> NDArray[np.floating]:
     """A reflectance of a painted or printed surface: any lightness, mostly low saturation."""
     grey = np.exp(rng.uniform(np.log(0.05), np.log(0.8)))
     return np.clip(grey * np.exp(rng.normal(0, 0.25, 3)), 0.02, 0.9).astype(np.float32)
 
 
-def _coloured(field: Image, colour: NDArray[np.float32]) -> Image:
+def _coloured(field: Image, colour: NDArray[np.floating]) -> Image:
     return np.asarray(field.astype(np.float32, copy=False) * colour[:, None, None], np.float32)
 
 
@@ -120,7 +120,7 @@ def neck_and_clothes(
     albedo: Image,
     alpha: Image,
     person: Person,
-    skin: NDArray[np.float32],
+    skin: NDArray[np.floating],
     shape: HeadShape,
     view: View,
     rng: np.random.Generator,

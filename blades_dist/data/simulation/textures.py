@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Image = NDArray[np.float32]
+Image = NDArray[np.floating]
 TextureName = Literal["white", "pores", "blotches", "clouds", "strands", "foliage", "weave"]
 
 _SIDE = 512
@@ -75,7 +75,7 @@ def along(name: TextureName, map_x: Image, map_y: Image) -> Image:
 @functools.cache
 def _padded(name: TextureName) -> Image:
     """A tile with a periodic margin: reading inside an image is much faster than wrapping at its border."""
-    return np.asarray(cv2.copyMakeBorder(_tile(name), *[int(_PAD)] * 4, cv2.BORDER_WRAP))
+    return np.asarray(cv2.copyMakeBorder(_tile(name), _PAD, _PAD, _PAD, _PAD, cv2.BORDER_WRAP))
 
 
 def noise_1d(rng: np.random.Generator, length: int, knots: int) -> Image:

@@ -1,0 +1,83 @@
+"""Configuration: presets, overrides, and errors that name the key and what is allowed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from blades_dist.config import EvaluateConfig, FitConfig, IngestConfig, PretrainConfig, ServeConfig, SimulateConfig
+from blades_dist.settings import Config, ConfigError, load
+
+ROOT = Path(__file__).parents[1]
+PRESETS = ROOT / "jobs" / "configs"
+STAGES: dict[str, type[Config]] = {
+    "simulate": SimulateConfig,
+    "ingest": IngestConfig,
+    "ingest_generated": IngestConfig,
+    "pretrain": PretrainConfig,
+    "fit": FitConfig,
+    "evaluate": EvaluateConfig,
+    "serve": ServeConfig,
+}
+
+
+@pytest.mark.parametrize("preset", ["demo", "paper", "cluster"])
+def test_every_section_of_every_preset_is_valid(preset: str) -> None:
+    file = PRESETS / f"{preset}.yaml"
+    sections = yaml.safe_load(file.read_text())
+    assert "pretrain" in sections
+    for section in sections:
+        load(STAGES[section], section, file)
+
+
+def test_the_paper_preset_is_the_papers() -> None:
+    config = load(PretrainConfig, "pretrain", PRESETS / "paper.yaml")
+    train = config.train
+    assert config.model.image.preset == "resnet50" and config.data.image_size == 224
+    assert (train.batch_size, train.epochs, train.lr, train.schedule) == (48, 20, 1e-5, "cosine")
+    assert (config.bilevel.lr, config.loss.gamma) == (3e-4, 2.0)
+    fit = load(FitConfig, "fit", PRESETS / "paper.yaml")
+    assert (fit.oc.components, fit.fpr) == (10, 0.05)
+    assert load(PretrainConfig, "pretrain", PRESETS / "cluster.yaml").train.precision == "bf16"
+
+
+def test_overrides_are_typed_and_win() -> None:
+    config = load(PretrainConfig, "pretrain", PRESETS / "demo.yaml", ["train.lr=1e-4", "train.gpu=true", "name=x"])
+    assert (config.train.lr, config.train.gpu, config.name) == (1e-4, True, "x")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.lrr=1", r"unknown key 'train.lrr'; allowed here: lr, weight_decay"),
+        ("trian.lr=1", r"unknown key 'trian'; allowed here: name, storage, data"),
+        ("train.lr=fast", r"train.lr: .*\(given: 'fast'\)"),
+        ("train.batch_size=0", r"train.batch_size: .*greater than or equal to 1"),
+        ("train.zero_stage=3", r"train.zero_stage: ZeRO stage 3 .* allowed: 0, 1, 2"),
+        ("model.text.heads=3", r"model.text: heads: 3 does not divide width 64"),
+        ("data.val_split=train", r"data: val_split: the outer objective needs photographs"),
+        ("train.lr", r"override 'train.lr' is not of the form"),
+    ],
+)
+def test_bad_values_are_refused_by_name(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(PretrainConfig, "pretrain", PRESETS / "demo.yaml", [override])
+
+
+def test_a_missing_file_or_section_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        load(FitConfig, "fit", tmp_path / "none.yaml")
+    (tmp_path / "a.yaml").write_text("ingest: {}\n")
+    with pytest.raises(ConfigError, match="has no section 'fit'; it has: ingest"):
+        load(FitConfig, "fit", tmp_path / "a.yaml")
+
+
+def test_a_job_prints_its_configuration_and_refuses_bad_keys() -> None:
+    job = [sys.executable, str(ROOT / "jobs" / "pretrain.py"), "--config", str(PRESETS / "demo.yaml")]
+    printed = subprocess.run([*job, "--print-config", "train.lr=1e-4"], capture_output=True, text=True, check=True)
+    assert yaml.safe_load(printed.stdout)["pretrain"]["train"]["lr"] == 1e-4
+    refused = subprocess.run([*job, "train.nope=1"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "unknown key 'train.nope'" in refused.stderr and "Traceback" not in refused.stderr

@@ -1,0 +1,86 @@
+"""The bi-level step: two ranks equal one process, DeepSpeed equals plain torch, state stays where it should."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from blades_dist.bilevel.reduce import World
+from blades_dist.config import TrainConfig
+from blades_dist.losses.fidelity import fidelity
+from blades_dist.training.plain import PlainEngine
+from tests.gloo import GlooPool
+from tests.problems import LR, build_step, plain_steps, sample, small_model
+
+
+@pytest.mark.parametrize("route", ["exact", "finite_difference"])
+def test_two_ranks_equal_one_process(two_ranks: GlooPool, route: str) -> None:
+    alone = plain_steps(8, 3, True, route=route)
+    first, second = two_ranks.run(partial(plain_steps, 8, 3, True, route=route))
+    assert np.array_equal(first["lambda"], second["lambda"]), "lambda must be bitwise equal on all ranks"
+    assert np.array_equal(first["parameters"], second["parameters"])
+    # A central difference in float64 keeps about ten digits.
+    tolerance = 1e-9 if route == "exact" else 1e-6
+    for key in ("losses", "lambda", "parameters", "buffers", "norm"):
+        np.testing.assert_allclose(first[key], alone[key], rtol=tolerance, atol=tolerance, err_msg=key)
+
+
+def test_an_outer_step_changes_lambda_and_nothing_else() -> None:
+    world = World()
+    engine = PlainEngine(small_model().train(), TrainConfig(lr=LR), world)
+    step = build_step(engine, world)
+    train, val = (sample(0, stream, 4, world, torch.float32) for stream in (0, 1))
+    logits = engine.forward(train.images)
+    result = fidelity(logits, train.labels, step.tasks, step.loss, world)
+    before = {name: value.clone() for name, value in engine.module.state_dict().items()}
+    random = torch.random.get_rng_state()
+    outer = step._outer(LR, logits, result, train, val)
+    assert outer.value.abs().min() > 0
+    assert all(value.grad is None for value in engine.module.parameters())
+    assert torch.equal(torch.random.get_rng_state(), random)
+    for name, value in engine.module.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_every_and_fixed_weights() -> None:
+    moved = plain_steps(4, 3, False, every=2)["lambda"]
+    fixed = plain_steps(4, 3, False, weighting="fixed")["lambda"]
+    assert (moved != 1).all() and (fixed == 1).all()
+
+
+def test_lambda_scales_each_tasks_gradient() -> None:
+    """A task of weight 0 leaves no trace: training with it equals training without its labels."""
+    world = World()
+    results = []
+    for drop in (False, True):
+        engine = PlainEngine(small_model().double().train(), TrainConfig(lr=LR), world)
+        names = build_step(engine, world).tasks.names
+        start = {name: 0.0 if name == "make" else 1.0 for name in names}
+        step = build_step(engine, world, weighting="fixed", initial=start)
+        batch = sample(0, 0, 8, world, torch.float64)
+        if drop:
+            batch.labels[:, names.index("make")] = -1
+        step.run(0, LR, batch, None)
+        results.append(torch.cat([value.detach().flatten() for value in engine.module.parameters()]))
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-15)
+
+
+def test_a_nonfinite_loss_stops_before_anything_moves() -> None:
+    world = World()
+    engine = PlainEngine(small_model().train(), TrainConfig(lr=LR), world)
+    step = build_step(engine, world)
+    train, val = (sample(0, stream, 4, world, torch.float32) for stream in (0, 1))
+    train.images[0, 0, 0, 0] = float("nan")
+    before = [value.clone() for value in engine.module.parameters()]
+    with pytest.raises(FloatingPointError, match=r"step 0: training loss of iso, .* is not finite"):
+        step.run(0, LR, train, val)
+    assert all(torch.equal(a, b) for a, b in zip(before, engine.module.parameters(), strict=True))
+    assert (step.weights.value == 1).all()
+
+
+def test_manipulation_does_not_depend_on_the_number_of_workers() -> None:
+    whole = sample(3, 0, 8, World(), torch.float32)
+    halves = [sample(3, 0, 8, World(2, rank), torch.float32) for rank in (0, 1)]
+    assert torch.equal(torch.cat([half.images for half in halves]), whole.images)
+    assert torch.equal(torch.cat([half.labels for half in halves]), whole.labels)
