@@ -71,7 +71,7 @@ class StreamConfig(Config):
     shards: Path = Field(description="folder written by the ingest job")
     image_size: int = Field(224, ge=32, description="pixels a side, as the encoder sees it")
     window_groups: int = Field(16, ge=1, description="row groups whose rows are shuffled together")
-    prefetch_batches: int = Field(4, ge=0)
+    buffer_mebibytes: int = Field(128, ge=1, description="decoded faces a worker has ready, and as many on the way")
     task_cpus: float = Field(0.5, gt=0, description="logical CPUs of one decoding task")
     train_split: Literal["train", "val", "calibration", "test"] = "train"
     val_split: Literal["train", "val", "calibration", "test"] = "val"

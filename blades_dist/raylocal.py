@@ -8,12 +8,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+import psutil
 import ray
 from ray._private import ray_constants
+from ray._private import utils as ray_utils
 
 from blades_dist.config import RayConfig
 
@@ -39,9 +41,7 @@ def cluster(config: RayConfig) -> Iterator[None]:
         os.environ.update(LOOPBACK_ENVIRONMENT)
         # Read from the environment when ray was imported, which is before anyone knew that we start a cluster.
         ray_constants.ENABLE_RAY_CLUSTER = False
-        ray.init(
-            address="local", num_cpus=config.num_cpus, include_dashboard=False, logging_level=logging.WARNING
-        )
+        ray.init(address="local", num_cpus=config.num_cpus, include_dashboard=False, logging_level=logging.WARNING)
     try:
         yield
     finally:
@@ -77,8 +77,21 @@ def head() -> Iterator[dict[str, str]]:
                 "RAY_API_SERVER_ADDRESS": f"http://{LOOPBACK}:{dashboard}",
             }
         finally:
-            process.terminate()
-            process.wait(timeout=60)
+            _stop(process, f"{LOOPBACK}:{gcs}")
+
+
+def _stop(process: "subprocess.Popen[bytes]", address: str) -> None:
+    """Ends ``ray start --block`` and everything below it, jobs included."""
+    family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.terminate()
+    process.wait(timeout=60)
+    # Its children end themselves; what has not after a while is ended.
+    for straggler in psutil.wait_procs(family, timeout=30)[1]:
+        with suppress(psutil.NoSuchProcess):
+            straggler.kill()
+    # A later cluster's tools would look for this one.
+    if ray_utils.read_ray_address() == address:
+        Path(ray_utils.get_ray_address_file(None)).unlink(missing_ok=True)
 
 
 def _wait_for(process: "subprocess.Popen[bytes]", port: int, log: IO[str], seconds: float = 90) -> None:

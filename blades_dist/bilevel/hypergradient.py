@@ -87,9 +87,7 @@ def exact(
     return -lr * world.sum(products)
 
 
-def finite_difference(
-    train: Batch, params: Params, direction: Params, lr: float, epsilon: float = 0.01
-) -> Tensor:
+def finite_difference(train: Batch, params: Params, direction: Params, lr: float, epsilon: float = 0.01) -> Tensor:
     """-lr <g_i, v> from the K losses at theta +- (epsilon / |v|) v, as the released code has it; for parity.
 
     Two forwards without a graph. Its error is that of a central difference in the parameters' precision.

@@ -69,9 +69,7 @@ def _sums(leaf: Tensor, labels: Tensor, tasks: TaskSet, config: LossConfig, worl
     return torch.stack(sums), torch.stack(counts)
 
 
-def _rankings(
-    leaf: Tensor, labels: Tensor, tasks: TaskSet, world: World
-) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+def _rankings(leaf: Tensor, labels: Tensor, tasks: TaskSet, world: World) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     """Per ordinal task: own expected levels (B,), and all ranks' levels and labels (N B,), the latter constant."""
     parts = zip(tasks.tasks, reference.label_columns(tasks), strict=True)
     ordinal = [(task, part.start) for task, part in parts if task.kind == "ordinal"]

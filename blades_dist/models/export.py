@@ -59,9 +59,7 @@ class FrozenEncoder(nn.Module):
         """
         size = self.info.image_size
         if images.dtype != torch.uint8 or images.shape[1:] != (3, size, size):
-            raise ValueError(
-                f"expected uint8 images (B, 3, {size}, {size}), got {images.dtype} {tuple(images.shape)}"
-            )
+            raise ValueError(f"expected uint8 images (B, 3, {size}, {size}), got {images.dtype} {tuple(images.shape)}")
         return F.normalize(self.image(images.to(self.text_features.device).float() / 255), dim=-1)
 
     @torch.inference_mode()

@@ -120,5 +120,3 @@ def deepspeed_config(config: TrainConfig, world: World, batch_size: int) -> dict
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,
     }
-
-

@@ -116,9 +116,7 @@ class BilevelStep:
             self.weights.step(outer.value.cpu(), step + 1)
         self.engine.backward(logits, self._weighted(result))
         norm = self.engine.step(lr)
-        return StepResult(
-            result.losses, outer.val_losses if outer else None, outer.value if outer else None, norm
-        )
+        return StepResult(result.losses, outer.val_losses if outer else None, outer.value if outer else None, norm)
 
     def _outer(
         self, lr: float, logits: Tensor, result: Fidelity, train: Sample, val: Sample

@@ -67,9 +67,7 @@ def pretrain_worker(settings: dict[str, Any]) -> None:
     reporter = None
     if run.leads:
         images = run.config.train.batch_size * run.world.size
-        reporter = Reporter(
-            folder, run.config.train.log_every, progress.step, run.total_steps, images, run.tasks.proxy
-        )
+        reporter = Reporter(folder, run.config.train.log_every, progress.step, run.total_steps, images, run.tasks.proxy)
     with closing(reporter) if reporter else _Nothing():
         _train(run, progress, reporter)
     if run.leads:

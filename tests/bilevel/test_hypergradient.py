@@ -52,8 +52,6 @@ def test_exact_equals_differentiating_through_the_lookahead() -> None:
     direction, val_losses = hypergradient.outer_direction(
         batches["val"], sgd_lookahead(params, inner, LR, DECAY), TASKS.proxy, COLUMNS, World()
     )
-    found = hypergradient.exact(
-        batches["train"], result.gradient, params, direction, LR, COLUMNS, len(TASKS), World()
-    )
+    found = hypergradient.exact(batches["train"], result.gradient, params, direction, LR, COLUMNS, len(TASKS), World())
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
     torch.testing.assert_close(val_losses[TASKS.proxy], outer.detach(), rtol=1e-12, atol=0)

@@ -37,9 +37,7 @@ def naive_task(kind: str, logits: Tensor, labels: Tensor, gamma: float, scale: f
                 terms.append(1 - math.sqrt(p * t + EPS) - math.sqrt((1 - p) * (1 - t) + EPS))
     elif kind == "fine":
         terms = [
-            1
-            - math.sqrt(g / (1 + math.exp(-z)) + EPS)
-            - math.sqrt((1 - g) / (1 + math.exp(z)) + EPS)
+            1 - math.sqrt(g / (1 + math.exp(-z)) + EPS) - math.sqrt((1 - g) / (1 + math.exp(z)) + EPS)
             for _, zs, ys in rows
             for z, g in zip(zs, ys, strict=True)
             if g >= 0

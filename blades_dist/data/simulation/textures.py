@@ -22,7 +22,8 @@ _PAD = np.float32(256)
 def _tile(name: TextureName) -> Image:
     """One periodic tile (512, 512), zero mean, unit standard deviation."""
     seeds = {"white": 1, "pores": 2, "blotches": 3, "clouds": 4, "strands": 5, "foliage": 6, "weave": 7}
-    white = np.random.default_rng([20250722, seeds[name]]).standard_normal((_SIDE, _SIDE), dtype=np.float32)
+    tile: Image
+    white: Image = np.random.default_rng([20250722, seeds[name]]).standard_normal((_SIDE, _SIDE), dtype=np.float32)
     if name == "white":
         tile = white
     elif name == "pores":
@@ -75,7 +76,8 @@ def along(name: TextureName, map_x: Image, map_y: Image) -> Image:
 @functools.cache
 def _padded(name: TextureName) -> Image:
     """A tile with a periodic margin: reading inside an image is much faster than wrapping at its border."""
-    return np.asarray(cv2.copyMakeBorder(_tile(name), _PAD, _PAD, _PAD, _PAD, cv2.BORDER_WRAP))
+    pad = int(_PAD)
+    return np.asarray(cv2.copyMakeBorder(_tile(name), pad, pad, pad, pad, cv2.BORDER_WRAP))
 
 
 def noise_1d(rng: np.random.Generator, length: int, knots: int) -> Image:

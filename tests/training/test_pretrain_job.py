@@ -1,0 +1,115 @@
+"""The pretrain job through its entry point: two workers, killed halfway, submitted again."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from blades_dist.config import IngestConfig
+from blades_dist.data.ingest import ingest
+from blades_dist.data.simulate import write_photographs
+from blades_dist.models.export import load_encoder
+
+ROOT = Path(__file__).parents[2]
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def shards(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pretrain")
+    write_photographs(folder / "photographs", 80, seed=3, size=64)
+    splits = {"train": 0.6, "val": 0.4}
+    ingest(
+        IngestConfig(
+            source=folder / "photographs", output=folder / "shards", splits=splits, min_face_px=32, rows_per_group=8
+        )
+    )
+    return folder / "shards"
+
+
+def start(shards: Path, name: str, **values: object) -> "subprocess.Popen[str]":
+    settings = {
+        "name": name,
+        "storage": shards.parent / "runs",
+        "data.shards": shards,
+        "data.image_size": 64,
+        "model.image.preset": "resnet_tiny",
+        "model.text": "{layers: 1, width: 32, heads: 2}",
+        "model.embed_dim": 32,
+        "train.workers": 2,
+        "train.cpus_per_worker": 0.5,
+        "train.batch_size": 6,
+        "train.max_steps": STEPS,
+        "train.checkpoint_every": 2,
+        "train.log_every": 1,
+        "train.lr": 1e-3,
+        "bilevel.lr": 1e-2,
+        "ray.num_cpus": 2,
+        **values,
+    }
+    command = [
+        sys.executable,
+        str(ROOT / "jobs" / "pretrain.py"),
+        *(f"{key}={value}" for key, value in settings.items()),
+    ]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(job: "subprocess.Popen[str]") -> str:
+    output = job.communicate(timeout=300)[0]
+    assert job.returncode == 0, output
+    return output
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_killed_run_resumes_and_ends_as_an_undisturbed_one(shards: Path) -> None:
+    whole = finish(start(shards, "whole"))
+    assert f"step {STEPS}/{STEPS}" in whole and "coarse manipulation AUC" in whole
+
+    killed, runs = start(shards, "killed"), shards.parent / "runs"
+    end = time.monotonic() + 240
+    while not list((runs / "killed").glob("checkpoint_*")) and time.monotonic() < end:
+        assert killed.poll() is None, killed.communicate()[0]
+        time.sleep(0.1)
+    family = [*psutil.Process(killed.pid).children(recursive=True), psutil.Process(killed.pid)]
+    for process in family:
+        process.kill()
+    psutil.wait_procs(family, timeout=30)
+    killed.communicate()
+    assert not (runs / "killed" / "encoder").exists(), "the run must have been killed before it ended"
+
+    resumed = finish(start(shards, "killed"))
+    assert "resumed at step" in resumed
+    histories = [json.loads((runs / name / "weights.json").read_text()) for name in ("whole", "killed")]
+    assert len(histories[0]["history"]) == STEPS + 1
+    assert histories[0] == histories[1], "lambda's trajectory must be that of an undisturbed run, bitwise"
+    files = [load_file(runs / name / "encoder" / "encoder.safetensors") for name in ("whole", "killed")]
+    assert files[0].keys() == files[1].keys()
+    assert all((files[0][key] == files[1][key]).all() for key in files[0])
+
+    # What a finished run has left, and that it is not run again.
+    folder = runs / "killed"
+    for name in ("config.yaml", "weights.png", "validation.json", "tensorboard"):
+        assert (folder / name).exists(), name
+    assert load_encoder(folder / "encoder").info.provenance["steps"] == STEPS
+    assert not list(folder.rglob("*.pt")) and not list(folder.rglob("*.pkl"))
+    assert "is finished" in finish(start(shards, "killed"))
+
+
+@pytest.mark.ray
+def test_what_cannot_run_is_refused_with_the_reason(shards: Path) -> None:
+    for values, message in (
+        ({"data.shards": shards / "none"}, "manifest.json is missing"),
+        ({"train.batch_size": 64}, "fewer than one global batch of 128"),
+        ({"train.cpus_per_worker": 8}, "2 workers need 16 CPU, the cluster has 2"),
+    ):
+        job = start(shards, "refused", **values)
+        output = job.communicate(timeout=120)[0]
+        assert job.returncode == 2 and message in output, output
+        assert "Traceback" not in output
