@@ -10,11 +10,13 @@ def main() -> int:
     config = parse(PretrainConfig, "pretrain")
     # Imported late: `--print-config` and a wrong key answer at once, without Ray and DeepSpeed.
     from blades_dist.raylocal import cluster
-    from blades_dist.training.launch import pretrain
+    from blades_dist.training.launch import check, finished, pretrain
 
     try:
-        with cluster(config.ray):
-            pretrain(config)
+        config = check(config)
+        if not finished(config):
+            with cluster(config.ray):
+                pretrain(config)
     except ConfigError as error:
         print(f"pretrain: {error}", file=sys.stderr)
         return 2

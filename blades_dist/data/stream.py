@@ -82,13 +82,14 @@ def _batches(
         def begin(chunks: list[Chunk]) -> tuple[list[Chunk], Future[list[ray.ObjectRef[pa.Table]]]]:
             return chunks, background.submit(_run, chunks, files, config, world_size)
 
-        # The first run is short, so that training starts soon; each next one is under way while one is consumed.
+        # The first run is short, so that training starts soon, and each next one, under way while one is consumed, at
+        # most twice as long: whoever stops early has decoded little in vain.
         coming = begin(first)
         while True:
             span, future = coming
             tables = future.result()
-            count = max(1, config.buffer_mebibytes * 2**20 // (row_bytes * len(span[0].row)))
-            coming = begin(list(islice(plan, count)))
+            room = config.buffer_mebibytes * 2**20 // (row_bytes * len(span[0].row))
+            coming = begin(list(islice(plan, max(1, min(2 * len(span), room)))))
             for chunk in span:
                 position = chunk.first
                 table = ray.get(tables.pop(0))  # popped: what was consumed leaves the object store
@@ -129,7 +130,7 @@ def _run(
             batch_format="pyarrow",
             zero_copy_batch=True,
             num_cpus=cpus,
-            compute=TaskPoolStrategy(size=workers),
+            compute=TaskPoolStrategy(size=min(workers, len(span))),
         )
         return list(dataset.materialize().to_arrow_refs())
 

@@ -24,22 +24,37 @@ CONFIG = "config.yaml"
 FREE_KEYS = ("ray", "train.max_failures", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints")
 
 
+def check(config: PretrainConfig) -> PretrainConfig:
+    """The configuration with absolute paths, once it is known to fit; needs no cluster.
+
+    Raises:
+        ConfigError: the configuration does not fit the data, or the run that has this name already.
+    """
+    config = config.model_copy(update={"storage": _absolute(config.storage), "data": _absolute_data(config)})
+    _check_data(config)
+    _check_same_run(config, config.storage / config.name)
+    return config
+
+
+def finished(config: PretrainConfig) -> bool:
+    """Whether the run of this name has ended and left its encoder."""
+    folder = config.storage / config.name / "encoder"
+    if (folder / DESCRIPTION).is_file():
+        print(f"run {config.name} is finished; its encoder is in {folder}")
+        return True
+    return False
+
+
 def pretrain(config: PretrainConfig) -> Path:
-    """Runs, or resumes, or finds finished, the run ``config.name``; returns its folder.
+    """Runs, or resumes, the run ``config.name`` of a checked configuration; returns its folder.
 
     The folder then holds ``encoder/``, ``weights.json`` and ``weights.png`` (the trajectories of lambda),
     ``validation.json``, TensorBoard events and the last checkpoints.
 
     Raises:
-        ConfigError: the configuration does not fit the data, the cluster, or the run that has this name already.
+        ConfigError: the cluster cannot hold the workers.
     """
-    config = config.model_copy(update={"storage": _absolute(config.storage), "data": _absolute_data(config)})
     folder = config.storage / config.name
-    _check_data(config)
-    _check_same_run(config, folder)
-    if (folder / "encoder" / DESCRIPTION).is_file():
-        print(f"run {config.name} is finished; its encoder is in {folder / 'encoder'}")
-        return folder
     _check_cluster(config)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
