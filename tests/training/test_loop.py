@@ -84,3 +84,18 @@ def test_manipulation_does_not_depend_on_the_number_of_workers() -> None:
     halves = [sample(3, 0, 8, World(2, rank), torch.float32) for rank in (0, 1)]
     assert torch.equal(torch.cat([half.images for half in halves]), whole.images)
     assert torch.equal(torch.cat([half.labels for half in halves]), whole.labels)
+
+
+def test_bf16_autocast_keeps_fp32_parameters_and_points_the_same_way() -> None:
+    world = World()
+    hypergradients = []
+    for dtype in (None, torch.bfloat16):
+        model = small_model().train()
+        model.autocast_dtype = dtype
+        engine = PlainEngine(model, TrainConfig(lr=LR), world)
+        train, val = (sample(0, stream, 16, world, torch.float32) for stream in (0, 1))
+        result = build_step(engine, world).run(0, LR, train, val)
+        assert all(value.dtype == torch.float32 for value in model.parameters())
+        assert result.hypergradient is not None
+        hypergradients.append(result.hypergradient)
+    assert torch.cosine_similarity(*hypergradients, dim=0) > 0.95
