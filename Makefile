@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-RUNS ?= runs/demo
+RUNS ?= $(if $(DATA),runs/mine,runs/demo)
 DEMO ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	touch $@
 
-# DATA: a folder of your photographs; FAKES: one folder per generator; DEMO: overrides, e.g. DEMO='pretrain.train.epochs=2'
+# RUNS: where everything is written. DATA: a folder of your photographs; FAKES: one folder per generator; DEMO: overrides, e.g. DEMO='pretrain.train.epochs=2'
 demo: $(INSTALLED)
 	$(BIN)/python jobs/demo.py --runs $(RUNS) $(if $(DATA),--data '$(DATA)') $(if $(FAKES),--fakes '$(FAKES)') $(DEMO)
 

@@ -72,23 +72,13 @@ class Demo:
         wanted = load(SimulateConfig, "simulate", self.config, self._overrides("simulate"))
         folder, processes = self.runs / "data", wanted.processes or os.cpu_count() or 1
         photographs, generated = folder / "photographs", folder / "generated"
-        write_photographs(
-            photographs,
-            wanted.photographs,
-            seed=wanted.seed,
-            size=wanted.size,
-            processes=processes,
-            progress=_Counter("photographs"),
-        )
-        write_generated(
-            generated,
-            list(FAMILIES),
-            wanted.generated_per_family,
-            seed=wanted.seed,
-            size=wanted.size,
-            processes=processes,
-            progress=_Counter("AI-generated faces"),
-        )
+        fixed = {"seed": wanted.seed, "size": wanted.size, "processes": processes}
+        try:
+            write_photographs(photographs, wanted.photographs, progress=_Counter("photographs"), **fixed)
+            per_family = wanted.generated_per_family
+            write_generated(generated, list(FAMILIES), per_family, progress=_Counter("AI-generated faces"), **fixed)
+        except ValueError as error:  # the folder holds pictures made with other settings
+            raise DemoError(str(error)) from None
         return photographs, generated
 
     def _encoders(self) -> dict[str, list[str]]:

@@ -57,7 +57,7 @@ def pretrain(config: PretrainConfig) -> Path:
     folder = config.storage / config.name
     _check_cluster(config)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    (folder / CONFIG).write_text(yaml.safe_dump(_identity(config), sort_keys=False))
     _trainer(config).fit()
     _plot(folder)
     print(summary(folder))
@@ -130,7 +130,7 @@ def _check_same_run(config: PretrainConfig, folder: Path) -> None:
     file = folder / CONFIG
     if not file.is_file():
         return
-    old, new = dict(_flat(yaml.safe_load(file.read_text()))), dict(_flat(config.model_dump(mode="json")))
+    old, new = dict(_flat(yaml.safe_load(file.read_text()))), dict(_flat(_identity(config)))
     changed = [
         f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
         for key in sorted(old.keys() | new.keys())
@@ -141,6 +141,11 @@ def _check_same_run(config: PretrainConfig, folder: Path) -> None:
             f"run {config.name!r} exists in {folder} with another configuration; choose another name, "
             "or delete that folder to start anew:\n  " + "\n  ".join(changed)
         )
+
+
+def _identity(config: PretrainConfig) -> dict[str, Any]:
+    """What makes two starts the same run: the configuration, and the content of the shards it names."""
+    return {"manifest": read_manifest(config.data.shards).digest(), **config.model_dump(mode="json")}
 
 
 def _check_cluster(config: PretrainConfig) -> None:

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from safetensors.torch import load_file
 
-from blades_dist.config import IngestConfig
+from blades_dist.config import IngestConfig, PretrainConfig
 from blades_dist.data.ingest import ingest
 from blades_dist.data.simulate import write_photographs
 from blades_dist.models.export import load_encoder
+from blades_dist.settings import ConfigError
+from blades_dist.training import launch
 
 ROOT = Path(__file__).parents[2]
 STEPS = 8
@@ -114,3 +117,36 @@ def test_what_cannot_run_is_refused_with_the_reason(shards: Path) -> None:
         output = job.communicate(timeout=120)[0]
         assert job.returncode == 2 and message in output, output
         assert "Traceback" not in output
+
+
+def test_a_run_is_its_configuration_and_its_data(shards: Path, tmp_path: Path) -> None:
+    def values(**train: object) -> PretrainConfig:
+        config = {
+            "storage": tmp_path,
+            "data": {"shards": shards, "image_size": 64},
+            "train": {"batch_size": 6, **train},
+        }
+        return PretrainConfig.model_validate(config)
+
+    launch.check(values())
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain" / launch.CONFIG).write_text(yaml.safe_dump(launch._identity(launch.check(values()))))
+    launch.check(values(log_every=3))
+    with pytest.raises(ConfigError, match=r"another configuration.*\n  train.lr: 1e-05 there, 0.1 now"):
+        launch.check(values(lr=0.1))
+    manifest = shards / "manifest.json"
+    before = manifest.read_text()
+    manifest.write_text(json.dumps(json.loads(before) | {"split_seed": 1}))
+    try:
+        with pytest.raises(ConfigError, match=r"another configuration.*\n  manifest: "):
+            launch.check(values())
+    finally:
+        manifest.write_text(before)
+
+
+def test_a_relative_path_in_a_submitted_job_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "runtime_resources" / "working_dir_files"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    with pytest.raises(ConfigError, match="must be absolute"):
+        launch.check(PretrainConfig.model_validate({"data": {"shards": "shards"}}))
