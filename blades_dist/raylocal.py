@@ -62,8 +62,8 @@ def head() -> Iterator[dict[str, str]]:
     scripts = Path(sys.executable).parent
     # Jobs authenticate with a token of this user's; made once, kept in Ray's own place.
     environment = os.environ | LOOPBACK_ENVIRONMENT | {"RAY_AUTH_MODE": "token"}
-    # Ray's own chatter; what jobs print is not touched.
-    environment["RAY_LOGGER_LEVEL"] = "warning"
+    # Less of Ray's own chatter (it warns of each folder that it leaves out; .rayignore names them for us).
+    environment |= {"RAY_LOGGER_LEVEL": "warning", "RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES": ""}
     environment["PATH"] = f"{scripts}{os.pathsep}{environment.get('PATH', '')}"
     subprocess.run([scripts / "ray", "get-auth-token", "--generate"], check=True, capture_output=True, env=environment)
     options = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-host={LOOPBACK}"]
