@@ -173,6 +173,9 @@ def _to(device: torch.device, array: Any) -> Tensor:
 
 def _report(run: Run, progress: Progress, result: StepResult) -> None:
     """Every rank takes part in collecting the state; rank 0's folder is the checkpoint."""
+    everyones = run.world.gather(run.weights.value.to(run.device))
+    if not bool((everyones == everyones[0]).all()):
+        raise RuntimeError(f"step {progress.step}: lambda differs between ranks; the run stops before this is saved")
     metrics = {"step": progress.step, "loss": float(result.train_losses.sum())}
     with tempfile.TemporaryDirectory() as folder:
         checkpoint.save(Path(folder), run.engine, run.weights.state_dict(), progress, write=run.leads)
