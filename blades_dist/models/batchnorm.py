@@ -26,6 +26,11 @@ class BatchNorm2d(nn.BatchNorm2d):
         self.mode, self.world, self.still = mode, world, False
 
     def forward(self, input: Tensor) -> Tensor:
+        # Of a half-precision input torch's batch_norm makes a half-precision value with an fp32 tangent, which the
+        # next convolution refuses: normalised in the parameters' type, cast back explicitly.
+        return self._normalise(input.to(self.weight.dtype)).to(input.dtype)
+
+    def _normalise(self, input: Tensor) -> Tensor:
         if not self.training or self.mode == "frozen":
             running = (self.running_mean, self.running_var)
             return F.batch_norm(input, *running, self.weight, self.bias, False, 0.0, self.eps)
@@ -37,12 +42,11 @@ class BatchNorm2d(nn.BatchNorm2d):
             self._move(mean, variance, count)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
-        return input * scale.to(input.dtype)[:, None, None] + shift.to(input.dtype)[:, None, None]
+        return input * scale[:, None, None] + shift[:, None, None]
 
     def _global_moments(self, input: Tensor) -> tuple[Tensor, Tensor, int]:
         # Every worker has the same number of rows, so means of means are means (and this stays stable in fp32).
-        rows = input if input.dtype == torch.float64 else input.float()
-        variance, mean = torch.var_mean(rows, dim=(0, 2, 3), correction=0)
+        variance, mean = torch.var_mean(input, dim=(0, 2, 3), correction=0)
         means, variances = self.world.gather(torch.stack((mean, variance))).unbind(1)
         mean = means.mean(0)
         variance = variances.mean(0) + (means - mean).square().mean(0)
