@@ -4,15 +4,16 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from blades_dist.config import PretrainConfig, SimulateConfig
 from blades_dist.data.records import read_manifest
 from blades_dist.raylocal import head
-from blades_dist.settings import load
+from blades_dist.settings import ConfigError, load
 
+STAGES = ("simulate", "ingest", "ingest_generated", "pretrain", "fit", "evaluate")
 ROWS_PER_COMPONENT = 150  # fewer photographs than this a mixture component, and the demo asks for fewer components
 
 
@@ -36,16 +37,17 @@ class Demo:
 
         Raises:
             DemoError: a stage failed.
+            ConfigError: an override names no stage, or nothing that its stage has.
         """
+        for item in self.overrides:
+            if item.partition(".")[0] not in STAGES:
+                raise ConfigError(f"override {item!r} names no stage; it must begin with one of {', '.join(STAGES)}")
         begin = time.monotonic()
         photographs, generated = (self.data, self.fakes) if self.data else self._simulate()
         with head() as environment:
-            ingest = self._job("ingest", source=photographs, output=self._shards(True))
-            self._stage("Ingest: photographs", ingest, environment)
+            self._stage("Ingest: photographs", self._ingest(photographs, True), environment)
             if generated:
-                section = ("--section", "ingest_generated")
-                ingest = self._job("ingest", *section, source=generated, output=self._shards(False))
-                self._stage("Ingest: AI-generated faces", ingest, environment)
+                self._stage("Ingest: AI-generated faces", self._ingest(generated, False), environment)
             for name, extra in self._encoders().items():
                 self._stage(f"Pretrain: {name} (ray job submit)", self._pretrain(name, extra), environment)
         detectors = self._detectors(bool(generated))
@@ -116,18 +118,16 @@ class Demo:
         values += [f"output={self.runs / 'detectors' / name}", *self._overrides("fit"), *extra]
         return [_python(), "jobs/fit_detector.py", "--config", str(self.config), *values]
 
-    def _evaluate(self, detectors: Sequence[str] | dict[str, list[str]]) -> list[str]:
+    def _evaluate(self, detectors: Iterable[str]) -> list[str]:
         values = [f"detectors.{name}={self.runs / 'detectors' / name}" for name in detectors]
         values += [f"shards={self._shards(True)}", f"generated={self._shards(False)}"]
         values += [f"output={self.runs / 'report'}", f"history={self.runs / 'pretrain'}", *self._overrides("evaluate")]
         return [_python(), "jobs/evaluate.py", "--config", str(self.config), *values]
 
-    def _job(self, name: str, *options: str, **values: object) -> list[str]:
-        section = options[1] if options else name
-        settings = [f"{key}={value}" for key, value in values.items()]
-        return [
-            _python(), f"jobs/{name}.py", "--config", str(self.config), *options, *settings, *self._overrides(section)
-        ]  # fmt: skip
+    def _ingest(self, source: Path, photographs: bool) -> list[str]:
+        section = "ingest" if photographs else "ingest_generated"
+        values = [f"source={source}", f"output={self._shards(photographs)}", *self._overrides(section)]
+        return [_python(), "jobs/ingest.py", "--config", str(self.config), "--section", section, *values]
 
     def _shards(self, photographs: bool) -> Path:
         return self.runs / "shards" / ("photographs" if photographs else "generated")

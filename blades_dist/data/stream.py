@@ -115,7 +115,7 @@ def _run(
     """Runs the chunks through Ray Data to the end; one table each, in order, in the object store.
 
     Not one long pipeline read by demand: while that waits for its reader, Ray Data's scheduler spins, and on a small
-    machine takes a core from the training beside it (measured: steps took four times as long).
+    machine takes a core from the training beside it.
     """
     workers, cpus = _task_pool(config.task_cpus, world_size)
     context = quiet_ray_data()

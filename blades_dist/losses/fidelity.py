@@ -45,7 +45,7 @@ def _sums(leaf: Tensor, labels: Tensor, tasks: TaskSet, config: LossConfig, worl
     ranked = _rankings(leaf, labels, tasks, world)
     sums, counts = [], []
     for task, part in zip(tasks.tasks, reference.label_columns(tasks), strict=True):
-        own, target = leaf[:, tasks.columns[task.name]], labels[:, part]
+        target = labels[:, part]
         present = target != ABSENT
         if task.kind == "ordinal":
             level, everyone, everyones_label = ranked[task.name]
@@ -57,12 +57,7 @@ def _sums(leaf: Tensor, labels: Tensor, tasks: TaskSet, config: LossConfig, worl
             # Unordered pairs: each is counted from both ends.
             count = present.sum() / 2
         else:
-            if task.kind == "categorical":
-                items = reference.categorical_items(own, target[:, 0], config.gamma)[:, None]
-            elif task.kind == "coarse":
-                items = reference.coarse_items(own, target[:, 0])[:, None]
-            else:
-                items = reference.fine_items(own, target)
+            items = reference.task_items(task, leaf[:, tasks.columns[task.name]], target, config)
             count = present.sum()
         sums.append(torch.where(present, items, torch.zeros_like(items)).sum())
         counts.append(count.to(leaf.dtype))

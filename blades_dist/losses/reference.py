@@ -48,6 +48,15 @@ def fine_items(logits: Tensor, labels: Tensor) -> Tensor:
     return 1 - hit - ((-logits).sigmoid() * (1 - target) + EPSILON).sqrt()
 
 
+def task_items(task: Task, logits: Tensor, labels: Tensor, config: LossConfig) -> Tensor:
+    """Item losses of a task that is not ordinal, in the shape of its ``labels`` (B, 1) or (B, R); anything at -1."""
+    if task.kind == "categorical":
+        return categorical_items(logits, labels[:, 0], config.gamma)[:, None]
+    if task.kind == "coarse":
+        return coarse_items(logits, labels[:, 0])[:, None]
+    return fine_items(logits, labels)
+
+
 def expected_level(logits: Tensor) -> Tensor:
     """Mean ordinal level under the softmax, in 1..n. ``logits`` (B, n) to (B,)."""
     levels = torch.arange(1, logits.shape[-1] + 1, dtype=logits.dtype, device=logits.device)
@@ -79,12 +88,7 @@ def ordinal_loss(logits: Tensor, labels: Tensor, scale: float = 2.0) -> Tensor:
 def _task_loss(task: Task, logits: Tensor, labels: Tensor, config: LossConfig) -> Tensor:
     if task.kind == "ordinal":
         return ordinal_loss(logits, labels[:, 0], config.ranking_scale)
-    if task.kind == "categorical":
-        items = categorical_items(logits, labels[:, 0], config.gamma)[:, None]
-    elif task.kind == "coarse":
-        items = coarse_items(logits, labels[:, 0])[:, None]
-    else:
-        items = fine_items(logits, labels)
+    items = task_items(task, logits, labels, config)
     present = labels != ABSENT
     return torch.where(present, items, torch.zeros_like(items)).sum() / present.sum().clamp_min(1)
 

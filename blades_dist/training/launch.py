@@ -30,7 +30,8 @@ def check(config: PretrainConfig) -> PretrainConfig:
     Raises:
         ConfigError: the configuration does not fit the data, or the run that has this name already.
     """
-    config = config.model_copy(update={"storage": _absolute(config.storage), "data": _absolute_data(config)})
+    data = config.data.model_copy(update={"shards": _absolute(config.data.shards)})
+    config = config.model_copy(update={"storage": _absolute(config.storage), "data": data})
     _check_data(config)
     _check_same_run(config, config.storage / config.name)
     return config
@@ -111,10 +112,6 @@ def _absolute(path: Path) -> Path:
     if not path.is_absolute() and "runtime_resources" in Path.cwd().parts:
         raise ConfigError(f"{path}: inside a submitted job a path must be absolute (and shared by all nodes)")
     return path.resolve()
-
-
-def _absolute_data(config: PretrainConfig) -> Any:
-    return config.data.model_copy(update={"shards": _absolute(config.data.shards)})
 
 
 def _check_data(config: PretrainConfig) -> None:

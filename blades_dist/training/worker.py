@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -68,17 +68,11 @@ def pretrain_worker(settings: dict[str, Any]) -> None:
     if run.leads:
         images = run.config.train.batch_size * run.world.size
         reporter = Reporter(folder, run.config.train.log_every, progress.step, run.total_steps, images, run.tasks.proxy)
-    with closing(reporter) if reporter else _Nothing():
+    with closing(reporter) if reporter else nullcontext():
         _train(run, progress, reporter)
     if run.leads:
         _finish(run, folder)
     ray.train.report({"finished": True, "step": run.total_steps})
-
-
-class _Nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 def _build(config: PretrainConfig) -> Run:

@@ -62,7 +62,6 @@ def _write_set(folder, kind, counts, blurs, seed, codec="jpeg"):
         digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         groups = [32] * (len(rows) // 32) + [len(rows) % 32] * bool(len(rows) % 32)
         shards.append(Shard(name=name, split=split, rows=len(rows), row_groups=groups, sha256=digest))
-    known = {"crop_scale": 1.3, "min_face_px": 40, "locator": "haar"}
     manifest = Manifest(
         kind=kind,
         shards=shards,
@@ -74,7 +73,9 @@ def _write_set(folder, kind, counts, blurs, seed, codec="jpeg"):
         rows={s.split: s.rows for s in shards},
         sources={name: sum(counts.values()) for name in blurs},
         quarantine={},
-        **{name: value for name, value in known.items() if name in Manifest.model_fields},
+        crop_scale=1.3,
+        min_face_px=40,
+        locator="haar",
     )
     (folder / MANIFEST).write_text(manifest.model_dump_json())
 
