@@ -86,6 +86,9 @@ class StreamConfig(Config):
 class ImageTowerConfig(Config):
     preset: Literal["resnet50", "resnet_small", "resnet_tiny"] = "resnet50"
     pretrained: str | None = Field(None, description="Hugging Face name or folder of a ResNet; None: from scratch")
+    weights: Path | None = Field(
+        None, description="state dict in torchvision's layout (.safetensors, or .pt/.pth without code) for the preset"
+    )
     highpass: float = Field(
         0.0, ge=0, description="gain of a fixed high-pass residual as three more input channels; 0: none"
     )
@@ -94,13 +97,18 @@ class ImageTowerConfig(Config):
 
     @model_validator(mode="after")
     def _channels(self) -> "ImageTowerConfig":
-        if self.pretrained is not None and self.highpass:
+        if self.pretrained is not None and self.weights is not None:
+            raise ValueError("weights: pretrained names other weights; set one of the two")
+        if self.highpass and (self.pretrained is not None or self.weights is not None):
             raise ValueError("highpass: a pretrained ResNet takes three channels; set it to 0")
         return self
 
 
 class TextTowerConfig(Config):
-    pretrained: str | None = Field(None, description="Hugging Face name or folder of a GPT-2; None: from scratch")
+    kind: Literal["gpt2", "clip"] = "gpt2"
+    pretrained: str | None = Field(
+        None, description="Hugging Face name or folder of a GPT-2 or CLIP text tower; None: from scratch"
+    )
     layers: int = Field(12, ge=1)
     width: int = Field(512, ge=8)
     heads: int = Field(8, ge=1)
@@ -119,21 +127,62 @@ class ModelConfig(Config):
     logit_scale: float = Field(1 / 0.07, gt=0, le=100, description="start value of exp(logit_scale)")
     learn_logit_scale: bool = True
     batchnorm: Literal["sync", "local", "frozen"] = "sync"
+    activation_checkpointing: bool = Field(False, description="recompute activations in the backward to save memory")
+    compile: bool = Field(False, description="torch.compile of both towers; forward-mode passes stay eager")
 
 
 class LossConfig(Config):
-    gamma: float = Field(2.0, ge=0, description="focal exponent of the categorical tasks")
+    gamma: float = Field(2.0, ge=0, description="focal exponent of the categorical tasks; 0, or at least 1")
     ranking_scale: float = Field(2.0, gt=0, description="s in p = Phi(s (e_a - e_b))")
     flash: bool = Field(False, description="adds the flash task (C = 52)")
+    kernel: Literal["auto", "torch", "triton"] = Field(
+        "auto", description="auto: triton for fp32 and narrower logits on CUDA, else torch"
+    )
+
+    @field_validator("gamma")
+    @classmethod
+    def _gamma(cls, value: float) -> float:
+        if 0 < value < 1:
+            raise ValueError(f"between 0 and 1 the gradient is infinite at p = 1; use 0 or at least 1, not {value:g}")
+        return value
 
 
 class BilevelConfig(Config):
-    weighting: Literal["bilevel", "fixed"] = "bilevel"
-    route: Literal["exact", "finite_difference"] = "exact"
-    lr: float = Field(3e-4, gt=0, description="beta: Adam's step size for the task weights")
-    initial: float | dict[str, float] = Field(1.0, description="start value of every weight, or one a task")
-    nonnegative: bool = True
+    weighting: Literal["bilevel", "equal", "fixed", "uncertainty", "dwa"] = Field(
+        "bilevel",
+        description="bilevel: learned by the outer loop; equal: all 1; fixed: stays at initial; "
+        "uncertainty: Kendall et al. 2018; dwa: dynamic weight averaging, Liu et al. 2019",
+    )
+    route: Literal["exact", "finite_difference", "alternating"] = "exact"
+    sync: Literal["exact", "local"] = Field(
+        "exact", description="exact: v is summed over workers; local: kept on each, an unbiased estimate"
+    )
+    lookahead: Literal["sgd", "adamw"] = Field("sgd", description="the inner step that the outer loop differentiates")
+    reuse_gradient: bool = Field(
+        False, description="the real step takes the look-ahead's gradient; weights then act one step later"
+    )
     every: int = Field(1, ge=1, description="outer step at every n-th inner step")
+    epsilon: float = Field(0.01, gt=0, description="finite_difference: step along v is epsilon / |v|")
+    lr: float = Field(3e-4, gt=0, description="beta: Adam's step size for the task weights")
+    adam_eps: float = Field(1e-8, gt=0, description="Adam's epsilon for the task weights")
+    initial: float | list[float] | dict[str, float] = Field(
+        1.0, description="start value of every weight, or one a task (list in task order, or by name)"
+    )
+    nonnegative: bool = Field(True, description="project the weights to >= 0 after every outer step")
+    normalise: bool = Field(False, description="scale the weights to mean 1 after every outer step")
+    frozen: list[str] = Field([], description="tasks whose weight stays at its start value")
+    dwa_temperature: float = Field(2.0, gt=0)
+    dwa_window: int = Field(100, ge=1, description="steps that dwa averages losses over")
+
+    @model_validator(mode="after")
+    def _weights(self) -> "BilevelConfig":
+        if self.weighting == "equal" and self.initial != 1.0:
+            raise ValueError("initial: weighting equal means 1 for every task; use weighting fixed")
+        if self.weighting != "bilevel" and (self.frozen or self.normalise):
+            raise ValueError(f"frozen, normalise: these act on learned weights, not on weighting {self.weighting}")
+        if self.normalise and not self.nonnegative:
+            raise ValueError("normalise: weights of both signs have no sum to be scaled to; set nonnegative")
+        return self
 
 
 class ManipulateConfig(Config):
@@ -142,14 +191,26 @@ class ManipulateConfig(Config):
     warp_strength: float = Field(0.06, gt=0, le=0.3, description="grid displacement over image side")
 
 
+class GuardConfig(Config):
+    """What happens when a loss, a gradient or a task weight is not finite."""
+
+    nonfinite: Literal["stop", "skip"] = Field(
+        "stop", description="stop: end the run at its last good checkpoint; skip: leave that step out and go on"
+    )
+    max_skips: int = Field(10, ge=1, description="the run stops when more steps than this were skipped")
+    check_every: int = Field(100, ge=1, description="steps between checks that lambda is equal on all workers")
+
+
 class TrainConfig(Config):
     lr: float = Field(1e-5, gt=0, description="alpha: AdamW's step size")
     weight_decay: float = Field(1e-3, ge=0)
+    adam_eps: float = Field(1e-8, gt=0, description="AdamW's epsilon")
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = Field(0, ge=0)
     epochs: int = Field(20, ge=0, description="0: export the encoder untrained, as a baseline")
     max_steps: int | None = Field(None, ge=1, description="stop after this many steps; None: all epochs")
-    batch_size: int = Field(48, ge=1, description="photographs a worker and step")
+    batch_size: int = Field(48, ge=1, description="photographs a worker and micro-batch")
+    accumulate: int = Field(1, ge=1, description="micro-batches whose mean gradient makes one step")
     workers: int = Field(1, ge=1)
     gpu: bool = False
     cpus_per_worker: float = Field(1.0, gt=0)
@@ -157,6 +218,7 @@ class TrainConfig(Config):
     precision: Literal["fp32", "bf16"] = "fp32"
     zero_stage: int = Field(0, ge=0, le=2)
     clip_norm: float = Field(0.0, ge=0, description="gradient norm bound; 0: none")
+    guard: GuardConfig = GuardConfig()
     seed: int = 0
     checkpoint_every: int = Field(500, ge=1, description="steps")
     keep_checkpoints: int = Field(2, ge=1)
@@ -186,6 +248,20 @@ class PretrainConfig(Config):
     manipulate: ManipulateConfig = ManipulateConfig()
     train: TrainConfig = TrainConfig()
     ray: RayConfig = RayConfig()
+
+    @model_validator(mode="after")
+    def _memory(self) -> "PretrainConfig":
+        if self.model.activation_checkpointing and self.bilevel.route == "alternating":
+            raise ValueError(
+                "model.activation_checkpointing: the alternating route runs the train forward in forward mode, which "
+                "activations cannot be recomputed for; use route exact or finite_difference"
+            )
+        if self.train.accumulate > 1 and self.bilevel.weighting == "bilevel" and not self.bilevel.reuse_gradient:
+            raise ValueError(
+                "train.accumulate: the outer step over several micro-batches takes the gradient they have left behind; "
+                "set bilevel.reuse_gradient=true (weights then act one step later)"
+            )
+        return self
 
 
 class OneClassConfig(Config):

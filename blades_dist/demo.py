@@ -87,7 +87,7 @@ class Demo:
         """Run name to overrides: the encoder, the same one untrained, and, if wanted, with every weight fixed at 1."""
         extra = {"pretrain": [], "untrained": ["train.epochs=0"]}
         if self.equal_weights:
-            extra["equal"] = ["bilevel.weighting=fixed", "bilevel.initial=1.0"]
+            extra["equal"] = ["bilevel.weighting=equal"]
         return extra
 
     def _pretrain(self, name: str, extra: Sequence[str]) -> list[str]:

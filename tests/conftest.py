@@ -25,6 +25,13 @@ def two_ranks() -> Iterator[GlooPool]:
 
 
 @pytest.fixture(scope="session")
+def four_ranks() -> Iterator[GlooPool]:
+    pool = GlooPool(4)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="session")
 def reference_vectors() -> list[Path]:
     """Inputs and outputs of the paper's released code; not part of the project, so their absence is no failure."""
     default = Path(__file__).parents[2] / "shared" / "reference_vectors"

@@ -10,7 +10,8 @@ from blades_dist.bilevel.weights import build_weights
 from blades_dist.config import BilevelConfig, LossConfig, ManipulateConfig, ModelConfig, TrainConfig
 from blades_dist.models.joint import JointModel, build_joint_model
 from blades_dist.tasks import TAGS, TASKS, task_set
-from blades_dist.training.loop import BilevelStep, Sample, prepare
+from blades_dist.training.loop import BilevelStep
+from blades_dist.training.sample import Sample, prepare
 
 SIDE = 64
 LANDMARKS = torch.tensor([[20.0, 25], [44, 25], [32, 38], [24, 48], [40, 48]])
@@ -49,17 +50,24 @@ def sample(step: int, stream: int, rows: int, world: World, dtype: torch.dtype) 
     return Sample(found.images.to(dtype), found.labels, [])
 
 
-def build_step(engine: Any, world: World, **bilevel: Any) -> BilevelStep:
+def build_step(engine: Any, world: World, train: TrainConfig | None = None, **bilevel: Any) -> BilevelStep:
     config = BilevelConfig(**{"lr": 1e-2, **bilevel})
     tasks = task_set()
-    return BilevelStep(engine, tasks, build_weights(config, tasks), LossConfig(), config, 1e-3, world)
+    weights = build_weights(config, tasks)
+    return BilevelStep(engine, tasks, weights, LossConfig(), config, train or train_config(), world)
+
+
+def train_config(**values: Any) -> TrainConfig:
+    return TrainConfig(**{"lr": LR, **values})
 
 
 def take_steps(step: BilevelStep, world: World, first: int, last: int, rows: int, dtype: torch.dtype) -> dict[str, Any]:
     """Takes steps first..last - 1 and returns plain values of where that leads."""
+    micro, lr = step.train.accumulate, step.train.lr
     for i in range(first, last):
         val = sample(i, 1, rows, world, dtype) if step.wants_validation(i) else None
-        result = step.run(i, LR, sample(i, 0, rows, world, dtype), val)
+        train = [sample(i * micro + j, 0, rows, world, dtype) for j in range(micro)]
+        result = step.run(i, lr, train, val)
     module = step.engine.module
     return {
         "losses": result.train_losses.double().numpy(),
@@ -70,10 +78,11 @@ def take_steps(step: BilevelStep, world: World, first: int, last: int, rows: int
     }
 
 
-def plain_steps(rows: int, steps: int, double: bool, **bilevel: Any) -> dict[str, Any]:
+def plain_steps(rows: int, steps: int, double: bool, train: dict[str, Any] | None = None, **bilevel: Any) -> dict[str, Any]:
     """``steps`` bi-level steps of the small model on the plain engine, over whatever ranks there are."""
     from blades_dist.training.plain import PlainEngine
 
     world, dtype = World.current(), torch.float64 if double else torch.float32
-    engine = PlainEngine(small_model(world).to(dtype).train(), TrainConfig(lr=LR), world)
-    return take_steps(build_step(engine, world, **bilevel), world, 0, steps, rows, dtype)
+    config = train_config(**(train or {}))
+    engine = PlainEngine(small_model(world).to(dtype).train(), config, world)
+    return take_steps(build_step(engine, world, config, **bilevel), world, 0, steps, rows, dtype)

@@ -1,20 +1,25 @@
 """d l_val(theta'(lambda)) / d lambda: what each task's weight does to the proxy task on validation photographs.
 
-With theta' = theta - lr (sum_i lambda_i g_i + wd theta) and v = grad l_val(theta'), the chain rule gives
--lr <g_i, v> for every task i (DESIGN section 4). All functions are pure in the parameters: forwards are called on
-parameter dictionaries and must not move any state.
+With the look-ahead theta' = theta - lr (u(sum_i lambda_i g_i) + wd theta) and v = grad l_val(theta'), the chain rule
+gives -lr <g_i, w> for every task i, where w = P^T v is the look-ahead's adjoint of v (DESIGN section 4; P is the
+identity for sgd). The three routes differ in how they find the K products <g_i, w>, behind one signature:
+
+    ROUTES[name](train, params, direction, columns, world) -> (K,) products, equal on all ranks
+
+All functions are pure in the parameters: forwards are called on parameter dictionaries and must not move any state.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
+import torch.autograd.forward_ad as forward_mode
 from torch import Tensor
-from torch.func import jvp
 
-from blades_dist.bilevel.lookahead import Params
+from blades_dist.bilevel.lookahead import Params, norm
 from blades_dist.bilevel.reduce import World
 from blades_dist.losses.fidelity import Fidelity
+from blades_dist.tasks import TaskSet
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,33 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """A train batch at the present parameters: its unweighted logit ``gradient`` (B, C) and, if its forward ran in
+    forward mode, the logits' ``tangent`` (B, C)."""
+
+    batch: Batch
+    gradient: Tensor
+    tangent: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which task reads each logit column: ``task`` (C,) long, on the logits' device."""
+
+    task: Tensor
+    tasks: int
+    proxy: int
+
+    @staticmethod
+    def of(tasks: TaskSet, device: torch.device | str = "cpu") -> "Columns":
+        return Columns(torch.tensor(tasks.task_of_column, device=device), len(tasks), tasks.proxy)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """(B, C) to (K,): each task's own columns added up."""
+        return values.new_zeros(self.tasks).index_add_(0, self.task, values.sum(0))
+
+
+@dataclass(frozen=True)
 class Hypergradient:
     """``value`` (K,) = d l_val / d lambda, and ``val_losses`` (K,) at the look-ahead; both equal on all ranks."""
 
@@ -33,70 +65,105 @@ class Hypergradient:
     val_losses: Tensor
 
 
-def weighted(gradient: Tensor, weights: Tensor, task_of_column: Tensor) -> Tensor:
+def weighted(gradient: Tensor, weights: Tensor, columns: Columns) -> Tensor:
     """Logit cotangent (B, C) of sum_i weights_i losses_i: the unweighted one with its columns scaled."""
-    return gradient * weights.to(gradient)[task_of_column]
+    return gradient * weights.to(gradient)[columns.task]
 
 
-def pull_back(logits: Tensor, cotangent: Tensor, params: Params, world: World, keep_graph: bool = False) -> Params:
-    """Parameter gradient of the global loss whose cotangent at this rank's ``logits`` (B, C) is given."""
-    names = list(params)
+def pull_back(logits: Tensor, cotangent: Tensor, params: Params, keep_graph: bool = False) -> Params:
+    """This rank's share of the parameter gradient of the global loss whose cotangent at ``logits`` is given."""
     gradients = torch.autograd.grad(
         logits,
-        [params[name] for name in names],
+        list(params.values()),
         cotangent.to(logits.dtype),
         retain_graph=keep_graph,
         materialize_grads=True,
     )
-    return dict(zip(names, world.sum_all(gradients), strict=True))
+    return dict(zip(params, gradients, strict=True))
 
 
-def outer_direction(
-    val: Batch, lookahead: Params, proxy: int, task_of_column: Tensor, world: World
-) -> tuple[Params, Tensor]:
-    """v = gradient of the proxy task's loss on ``val`` at the look-ahead, and the K validation losses there."""
-    point = {name: value.requires_grad_() for name, value in lookahead.items()}
+def combine(share: Params, world: World, sync: str) -> Params:
+    """Rank shares to a gradient: their sum (``exact``), or this rank's times N, an unbiased estimate (``local``)."""
+    if sync == "local":
+        return {name: world.size * value for name, value in share.items()} if world.size > 1 else share
+    return dict(zip(share, world.sum_all(list(share.values())), strict=True))
+
+
+def push_forward(forward: Callable[[Params], Tensor], params: Params, direction: Params) -> tuple[Tensor, Tensor]:
+    """``forward(params)`` and its derivative along ``direction``, by one pass in forward mode.
+
+    The first result has its graph for the reverse mode as usual, the second has none.
+    """
+    with forward_mode.dual_level():
+        duals = {name: forward_mode.make_dual(value, direction[name]) for name, value in params.items()}
+        result, tangent = forward_mode.unpack_dual(forward(duals))
+    return result, torch.zeros_like(result) if tangent is None else tangent.detach()
+
+
+def outer_direction(val: Batch, point: Params, columns: Columns, world: World, sync: str) -> tuple[Params, Tensor]:
+    """v = gradient of the proxy task's loss on ``val`` at ``point``, and the K validation losses there."""
+    leaves = {name: value.detach().requires_grad_() for name, value in point.items()}
     with torch.enable_grad():
-        logits = val.forward(point)
+        logits = val.forward(leaves)
     result = val.loss(logits)
-    cotangent = result.gradient * (task_of_column == proxy)
-    return pull_back(logits, cotangent, point, world), result.losses
+    cotangent = result.gradient * (columns.task == columns.proxy)
+    return combine(pull_back(logits, cotangent, leaves), world, sync), result.losses
 
 
-def exact(
-    train: Batch,
-    train_gradient: Tensor,
+def exact(train: Sequence[Evaluated], params: Params, direction: Params, columns: Columns, world: World) -> Tensor:
+    """Products by one forward-mode pass of each train batch along ``direction``: exact, for all tasks at once.
+
+    Every task reads its own logit columns, so <g_i, w> is the sum over them of gradient * (J w).
+    """
+    point = {name: value.detach() for name, value in params.items()}
+    with torch.no_grad():
+        moved = [replace(part, tangent=push_forward(part.batch.forward, point, direction)[1]) for part in train]
+    return carried(moved, params, direction, columns, world)
+
+
+def carried(train: Sequence[Evaluated], params: Params, direction: Params, columns: Columns, world: World) -> Tensor:
+    """Products from tangents that the train forwards have brought along: the route ``alternating``.
+
+    There w is taken before the train forward, at the present parameters instead of at the look-ahead.
+
+    Raises:
+        ValueError: a train forward did not run in forward mode.
+    """
+    total = columns.sum(torch.zeros_like(train[0].gradient))
+    for part in train:
+        if part.tangent is None:
+            raise ValueError("the route alternating needs train forwards in forward mode along the direction")
+        total = total + columns.sum(part.gradient * part.tangent.to(part.gradient.dtype))
+    return world.sum(total / len(train))
+
+
+def finite_difference(
+    train: Sequence[Evaluated],
     params: Params,
     direction: Params,
-    lr: float,
-    task_of_column: Tensor,
-    tasks: int,
+    columns: Columns,
     world: World,
+    epsilon: float = 0.01,
 ) -> Tensor:
-    """-lr <g_i, v> for all tasks by one forward-mode pass of the train batch along v = ``direction``.
+    """Products from the K losses at theta +- (epsilon / |w|) w, as the released code has it; for parity.
 
-    ``train_gradient`` (B, C) is the unweighted logit gradient of the train batch at ``params``. Task i's product
-    is the sum over its own columns of train_gradient * (J v).
+    Two forwards without a graph for each batch. The error is that of a central difference: of order epsilon^2, and
+    rounding of the losses over epsilon. |w|^2 is the ranks' mean, so that all ranks take one step length.
     """
-    detached = {name: value.detach() for name, value in params.items()}
-    tangent = {name: value.detach() for name, value in direction.items()}
+    size = float((world.sum(norm(direction.values()).square()) / world.size).sqrt())
+    if not size:
+        return columns.sum(torch.zeros_like(train[0].gradient))
+    step = epsilon / size
+    losses = []
     with torch.no_grad():
-        moved: Tensor = jvp(train.forward, (detached,), (tangent,))[1]
-    columns = (train_gradient * moved.to(train_gradient.dtype)).sum(0)
-    products = columns.new_zeros(tasks).index_add_(0, task_of_column, columns)
-    return -lr * world.sum(products)
+        for sign in (1.0, -1.0):
+            point = {name: torch.add(value, direction[name], alpha=sign * step) for name, value in params.items()}
+            losses.append(torch.stack([part.batch.loss(part.batch.forward(point)).losses for part in train]).mean(0))
+    return (losses[0] - losses[1]) / (2 * step)
 
 
-def finite_difference(train: Batch, params: Params, direction: Params, lr: float, epsilon: float = 0.01) -> Tensor:
-    """-lr <g_i, v> from the K losses at theta +- (epsilon / |v|) v, as the released code has it; for parity.
-
-    Two forwards without a graph. Its error is that of a central difference in the parameters' precision.
-    """
-    norm = torch.stack([value.detach().double().square().sum() for value in direction.values()]).sum().sqrt()
-    step = epsilon / float(norm)
-    with torch.no_grad():
-        losses = [
-            train.loss(train.forward({name: value + sign * step * direction[name] for name, value in params.items()}))
-            for sign in (1.0, -1.0)
-        ]
-    return -lr * (losses[0].losses - losses[1].losses) / (2 * step)
+ROUTES: dict[str, Callable[..., Tensor]] = {
+    "exact": exact,
+    "finite_difference": finite_difference,
+    "alternating": carried,
+}

@@ -1,90 +1,85 @@
-"""The task weights lambda: their optimiser, projection, history and state."""
+"""The task weights lambda of a configuration: start values, frozen tasks, and the weighting that moves them."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
+from blades_dist.bilevel.weightings import Bilevel, DynamicAverage, TaskWeights, Uncertainty
 from blades_dist.config import BilevelConfig
 from blades_dist.tasks import TaskSet
 
-
-@dataclass
-class TaskWeights:
-    """lambda (K,), float64 on the CPU, moved by Adam along hypergradients and projected to >= 0.
-
-    Every rank feeds the same reduced hypergradient, so lambda stays bitwise equal without being sent.
-    """
-
-    names: tuple[str, ...]
-    value: Tensor
-    lr: float
-    nonnegative: bool
-    history: list[tuple[int, list[float]]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._optimiser = torch.optim.Adam([self.value], lr=self.lr)
-
-    def step(self, hypergradient: Tensor, at_step: int) -> None:
-        """One Adam step along ``hypergradient`` (K,), then the projection; recorded in ``history``.
-
-        Raises:
-            FloatingPointError: the hypergradient is not finite; nothing was changed.
-        """
-        gradient = hypergradient.detach().to(self.value)
-        if not bool(torch.isfinite(gradient).all()):
-            bad = [name for name, ok in zip(self.names, torch.isfinite(gradient), strict=True) if not ok]
-            raise FloatingPointError(f"step {at_step}: hypergradient of {', '.join(bad)} is not finite")
-        self.value.grad = gradient
-        self._optimiser.step()
-        if self.nonnegative:
-            self.value.clamp_(min=0)
-        self.history.append((at_step, self.value.tolist()))
-
-    def as_dict(self) -> dict[str, float]:
-        return dict(zip(self.names, self.value.tolist(), strict=True))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain JSON values, exact: Python prints floats so that they read back bitwise."""
-        moments = self._optimiser.state[self.value]
-        return {
-            "names": list(self.names),
-            "value": self.value.tolist(),
-            "steps": int(moments["step"]) if moments else 0,
-            "exp_avg": moments["exp_avg"].tolist() if moments else None,
-            "exp_avg_sq": moments["exp_avg_sq"].tolist() if moments else None,
-            "history": self.history,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError when the state is of other tasks."""
-        if tuple(state["names"]) != self.names:
-            raise ValueError(f"checkpoint weighs tasks {state['names']}, this run has {list(self.names)}")
-        self.value.copy_(torch.tensor(state["value"], dtype=self.value.dtype))
-        self.history = [(int(step), list(values)) for step, values in state["history"]]
-        if state["steps"]:
-            self._optimiser.state[self.value] = {
-                "step": torch.tensor(float(state["steps"])),
-                "exp_avg": torch.tensor(state["exp_avg"], dtype=self.value.dtype),
-                "exp_avg_sq": torch.tensor(state["exp_avg_sq"], dtype=self.value.dtype),
-            }
+__all__ = ["TaskWeights", "build_weights"]
 
 
 def build_weights(config: BilevelConfig, tasks: TaskSet) -> TaskWeights:
-    """Start values from the configuration; its history begins with them at step 0.
+    """Task weights at their start; their history begins with it at step 0.
 
     Raises:
-        ValueError: ``initial`` names a task that the run does not have, or leaves one out.
+        ValueError: ``initial`` or ``frozen`` do not fit the tasks or the weighting; the message names the key.
     """
-    if isinstance(config.initial, dict):
-        if set(config.initial) != set(tasks.names):
-            raise ValueError(
-                f"bilevel.initial: needs exactly the tasks {', '.join(tasks.names)}; given: {', '.join(config.initial)}"
-            )
-        values = [config.initial[name] for name in tasks.names]
+    names, start = tasks.names, _start(config, tasks.names)
+    if config.weighting == "bilevel":
+        return Bilevel(
+            names,
+            start,
+            lr=config.lr,
+            eps=config.adam_eps,
+            nonnegative=config.nonnegative,
+            normalise=config.normalise,
+            frozen=_frozen(config, names, start),
+        )
+    if config.weighting == "uncertainty":
+        _refuse(names, start <= 0, "bilevel.initial: weighting uncertainty takes logarithms, > 0 is needed; not so: {}")
+        return Uncertainty(names, start, lr=config.lr, eps=config.adam_eps)
+    if config.weighting == "dwa":
+        return DynamicAverage(names, start, temperature=config.dwa_temperature, window=config.dwa_window)
+    return TaskWeights(config.weighting, names, start)
+
+
+def _start(config: BilevelConfig, names: tuple[str, ...]) -> Tensor:
+    """``initial`` as (K,) float64 in task order."""
+    initial, wanted = config.initial, f"bilevel.initial: needs exactly the tasks {', '.join(names)}"
+    if isinstance(initial, dict):
+        if set(initial) != set(names):
+            raise ValueError(f"{wanted}; given: {', '.join(initial)}")
+        values = [initial[name] for name in names]
+    elif isinstance(initial, list):
+        if len(initial) != len(names):
+            raise ValueError(f"{wanted}, in this order; given: {len(initial)} values for {len(names)} tasks")
+        values = initial
     else:
-        values = [config.initial] * len(tasks)
-    weights = TaskWeights(tasks.names, torch.tensor(values, dtype=torch.float64), config.lr, config.nonnegative)
-    weights.history.append((0, values))
-    return weights
+        values = [initial] * len(names)
+    start = torch.tensor(values, dtype=torch.float64)
+    _refuse(names, ~torch.isfinite(start), "bilevel.initial: not finite: {}")
+    if config.nonnegative:
+        _refuse(names, start < 0, "bilevel.initial: negative, which needs bilevel.nonnegative=false: {}")
+    return start
+
+
+def _frozen(config: BilevelConfig, names: tuple[str, ...], start: Tensor) -> tuple[str, ...]:
+    """The frozen tasks in task order, known to leave something to move."""
+    unknown = [name for name in config.frozen if name not in names]
+    if unknown:
+        raise ValueError(f"bilevel.frozen: no such task: {', '.join(unknown)}; the run has {', '.join(names)}")
+    frozen = tuple(name for name in names if name in config.frozen)
+    if len(frozen) == len(names):
+        raise ValueError("bilevel.frozen: every task is frozen; use bilevel.weighting=fixed")
+    if config.normalise:
+        free = torch.tensor([name not in frozen for name in names])
+        kept = float(start[~free].sum())
+        if kept >= len(names):
+            raise ValueError(
+                f"bilevel.frozen: the frozen weights sum to {kept:g} and leave nothing of the {len(names)} that "
+                "bilevel.normalise makes all weights sum to"
+            )
+        if not bool((start[free] > 0).any()):
+            raise ValueError("bilevel.initial: every weight that is not frozen is 0 and cannot be normalised")
+    return frozen
+
+
+def _refuse(names: Iterable[str], bad: Tensor, message: str) -> None:
+    """ValueError of ``message`` about the tasks in the mask ``bad`` (K,), if any."""
+    found = [name for name, one in zip(names, bad.tolist(), strict=True) if one]
+    if found:
+        raise ValueError(message.format(", ".join(found)))

@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
+import torch.autograd.forward_ad as forward_mode
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blades_dist.bilevel.reduce import World
+from blades_dist.models.dual import split
 
 Mode = Literal["sync", "local", "frozen"]
 
@@ -35,14 +37,36 @@ class BatchNorm2d(nn.BatchNorm2d):
             running = (self.running_mean, self.running_var)
             return F.batch_norm(input, *running, self.weight, self.bias, False, 0.0, self.eps)
         if self.mode == "local" or self.world.size == 1:
-            running = (None, None) if self.still else (self.running_mean, self.running_var)
-            return F.batch_norm(input, *running, self.weight, self.bias, True, self.momentum or 0.0, self.eps)
+            if not torch.compiler.is_compiling() and split(input)[1] is not None:
+                return self._own_rows_forward_mode(input)
+            return F.batch_norm(input, *self._running, self.weight, self.bias, True, self.momentum or 0.0, self.eps)
         mean, variance, count = self._global_moments(input)
         if not self.still:
             self._move(mean, variance, count)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
         return input * scale[:, None, None] + shift[:, None, None]
+
+    @property
+    def _running(self) -> tuple[Tensor | None, Tensor | None]:
+        return (None, None) if self.still else (self.running_mean, self.running_var)
+
+    def _own_rows_forward_mode(self, input: Tensor) -> Tensor:
+        """Value and tangent by two fused kernels; torch's formula makes a dozen passes over the activations."""
+        x, dx = split(input)
+        weight, dweight = split(self.weight)
+        bias, dbias = split(self.bias)
+        assert dx is not None
+        normalise = torch.ops.aten.native_batch_norm
+        y, mean, scale = normalise(x, weight, bias, *self._running, True, self.momentum or 0.0, self.eps)
+        with torch.no_grad():
+            # The derivative with respect to x is symmetric: applied to dx it is the backward's formula.
+            pull = torch.ops.aten.native_batch_norm_backward
+            tangent = pull(dx, x, weight, None, None, mean, scale, True, self.eps, [True, False, False])[0]
+            if dweight is not None and dbias is not None:
+                slope = dweight * scale
+                tangent.addcmul_(x, slope[:, None, None]).add_((dbias - mean * slope)[:, None, None])
+        return forward_mode.make_dual(y, tangent)
 
     def _global_moments(self, input: Tensor) -> tuple[Tensor, Tensor, int]:
         # Every worker has the same number of rows, so means of means are means (and this stays stable in fp32).
@@ -83,3 +107,20 @@ def still_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for layer, still in zip(layers, before, strict=True):
             layer.still = still
+
+
+def statistics(module: nn.Module) -> Tensor:
+    """All running means and variances below ``module``, copied into one vector."""
+    return torch.cat([value.flatten() for value in _buffers(module)] or [torch.empty(0)])
+
+
+def set_statistics(module: nn.Module, values: Tensor) -> None:
+    """Puts back what ``statistics`` gave."""
+    buffers = _buffers(module)
+    for buffer, value in zip(buffers, values.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(value.view_as(buffer))
+
+
+def _buffers(module: nn.Module) -> list[Tensor]:
+    layers = [layer for layer in module.modules() if isinstance(layer, BatchNorm2d)]
+    return [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var) if buffer is not None]

@@ -21,12 +21,21 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A 0-based step that was left out, and why."""
+
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Progress:
-    """Where a run stands: ``step`` steps taken, and the streams' positions after them."""
+    """Where a run stands: ``step`` steps taken or skipped, and the streams' positions after them."""
 
     step: int
     train: Position
     val: Position
+    skipped: tuple[Skipped, ...] = ()
 
 
 class Stateful(Protocol):

@@ -5,13 +5,21 @@ import math
 
 import deepspeed
 import torch
-from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_fp32_param, safe_set_full_optimizer_state
+from deepspeed.utils import (
+    safe_get_full_grad,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from blades_dist.bilevel.hypergradient import push_forward
+from blades_dist.bilevel.lookahead import AdamW, Params, norm
 from blades_dist.bilevel.reduce import World
 from blades_dist.config import TrainConfig
 from blades_dist.training.checkpoint import MOMENTS, adamw_state, load_adamw_state, trainable
-from blades_dist.training.plain import adamw
+from blades_dist.training.plain import adamw, moments
 
 
 class DeepSpeedEngine:
@@ -33,9 +41,11 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
         self.module = self.engine.module
+        self._norm: float | None = None
+        self._pending = False
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, C). The look-ahead may differentiate them as often as it likes; ``backward`` comes last."""
+    def forward(self, images: Tensor, direction: Params | None = None) -> tuple[Tensor, Tensor | None]:
+        """The look-ahead may differentiate the logits as often as it likes; ``backward`` comes last."""
         # DeepSpeed starts its reduction when a cotangent reaches the tensor that its forward returned. The
         # look-ahead differentiates the same graph first, so it gets the tensor beneath that one.
         beneath: list[Tensor] = []
@@ -44,23 +54,66 @@ class DeepSpeedEngine:
             beneath.append(output)
             return output.view_as(output)
 
+        def through_engine(duals: Params) -> Tensor:
+            self._watched = functional_call(self.engine, {f"module.{k}": v for k, v in duals.items()}, (images,))
+            return beneath[0]
+
         handle = self.module.register_forward_hook(split)
         try:
+            if direction is not None:
+                return push_forward(through_engine, dict(trainable(self.module)), direction)
             self._watched = self.engine(images)
         finally:
             handle.remove()
-        return beneath[0]
+        return beneath[0], None
 
     def backward(self, logits: Tensor, cotangent: Tensor) -> None:
-        # DeepSpeed divides by the number of ranks; the cotangent is of the global loss already.
-        self.engine.backward((self._watched * (cotangent * self.world.size).to(logits.dtype)).sum())
+        # DeepSpeed divides by the number of ranks; the cotangent is of the global loss already, and of the mean over
+        # micro-batches, which is why DeepSpeed is not to divide by their number.
+        total = (self._watched * (cotangent * self.world.size).to(logits.dtype)).sum()
+        self._norm = None
+        self._end_micro_batch()
+        self.engine.backward(total, scale_wrt_gas=False)
+        self._pending = True
 
-    def step(self, lr: float) -> float:
+    def gradient(self) -> Params:
+        return {name: safe_get_full_grad(value).view_as(value) for name, value in trainable(self.module).items()}
+
+    def gradient_norm(self) -> float:
+        if self._norm is None:
+            if self.stage == 0:
+                self._norm = float(norm(self.gradient().values()))
+            else:
+                found = float(self.optimizer.scaled_global_norm())
+                self._norm = found if found >= 0 else math.nan  # DeepSpeed marks a norm that is not finite by -1
+        return self._norm
+
+    def adamw(self) -> AdamW:
+        return moments(self.module, self._inner, self.optimizer_state())
+
+    def step(self, lr: float) -> None:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
-        self.engine.step()
-        norm = self.engine.get_global_grad_norm()
-        return float(norm) if norm is not None else math.nan
+        self._end_micro_batch()
+
+    def discard(self) -> None:
+        self._norm, self._pending = None, False
+        self.engine.micro_steps -= self.engine.micro_steps % self.engine.gradient_accumulation_steps()
+        if self.stage == 0:
+            self.engine.zero_grad()
+            return
+        # What DeepSpeed itself does when it refuses a step after an overflow.
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.micro_step_id = -1
+        for group in list(self.optimizer.averaged_gradients):
+            self.optimizer.averaged_gradients[group] = None
+            self.optimizer.all_grad_tensors[group] = None
+
+    def _end_micro_batch(self) -> None:
+        """DeepSpeed wants a ``step`` after every micro-batch; it moves the parameters after the last one only."""
+        if self._pending:
+            self._pending = False
+            self.engine.step()
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """AdamW's whole moments by parameter name; every rank calls. Empty before the first step."""
@@ -93,7 +146,7 @@ class DeepSpeedEngine:
     @property
     def _inner(self) -> torch.optim.Optimizer:
         # ZeRO's optimiser wraps torch's, which holds one flat shard of the moments a parameter group.
-        return self.optimizer.optimizer
+        return self.optimizer if self.stage == 0 else self.optimizer.optimizer
 
     def _make_flat_states(self) -> None:
         # torch makes the moments at its first step, and only then does ZeRO link them to the parameters' names.
@@ -108,7 +161,7 @@ def deepspeed_config(config: TrainConfig, world: World, batch_size: int) -> dict
     """DeepSpeed's own configuration for a training configuration."""
     return {
         "train_micro_batch_size_per_gpu": batch_size,
-        "gradient_accumulation_steps": 1,
+        "gradient_accumulation_steps": config.accumulate,
         "gradient_clipping": config.clip_norm,
         "zero_optimization": {
             "stage": config.zero_stage,

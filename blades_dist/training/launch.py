@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 import ray
 import yaml
+from pydantic import ValidationError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -17,11 +18,22 @@ from blades_dist.data.records import read_manifest
 from blades_dist.evaluate.plots import plot_weights
 from blades_dist.models.export import DESCRIPTION
 from blades_dist.settings import ConfigError
-from blades_dist.training.worker import pretrain_worker
+from blades_dist.training.worker import STOPPED, pretrain_worker
 
 CONFIG = "config.yaml"
 # What may differ when a run of the same name goes on: how it is run, not what it computes.
-FREE_KEYS = ("ray", "train.max_failures", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints")
+FREE_KEYS = (
+    "ray",
+    "train.max_failures",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.guard",
+)
+
+
+class RunStoppedError(Exception):
+    """The guard has ended a run; its last good state is saved."""
 
 
 def check(config: PretrainConfig) -> PretrainConfig:
@@ -54,12 +66,16 @@ def pretrain(config: PretrainConfig) -> Path:
 
     Raises:
         ConfigError: the cluster cannot hold the workers.
+        RunStoppedError: a loss, gradient or task weight was not finite; says where, and what can be done.
     """
     folder = config.storage / config.name
     _check_cluster(config)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(yaml.safe_dump(_identity(config), sort_keys=False))
-    _trainer(config).fit()
+    (folder / STOPPED).unlink(missing_ok=True)
+    result = _trainer(config).fit()
+    if (folder / STOPPED).is_file():
+        raise RunStoppedError(_why(json.loads((folder / STOPPED).read_text()), result.checkpoint))
     _plot(folder)
     print(summary(folder))
     return folder
@@ -107,6 +123,15 @@ def _trainer(config: PretrainConfig) -> TorchTrainer:
     )
 
 
+def _why(stopped: dict[str, Any], saved: Any) -> str:
+    rows = ", ".join(stopped["ids"]) or "none alone"
+    return (
+        f"step {stopped['step']}: {stopped['what']} of {', '.join(stopped['tasks']) or 'all tasks together'} is not "
+        f"finite (samples: {rows}); the state before this step is in {saved.path}. Resume with "
+        "train.guard.nonfinite=skip to leave the step out, or remove these samples, or start anew with a smaller lr"
+    )
+
+
 def _absolute(path: Path) -> Path:
     # `ray job submit --working-dir` runs in a temporary copy, which is deleted with everything written into it.
     if not path.is_absolute() and "runtime_resources" in Path.cwd().parts:
@@ -117,8 +142,10 @@ def _absolute(path: Path) -> Path:
 def _check_data(config: PretrainConfig) -> None:
     try:
         manifest = read_manifest(config.data.shards)
-        for split in (config.data.train_split, config.data.val_split):
-            steps_per_epoch(manifest, split, config.train.batch_size * config.train.workers)
+        for split in (config.data.val_split, config.data.train_split):
+            batches = steps_per_epoch(manifest, split, config.train.batch_size * config.train.workers)
+        if config.train.epochs and config.train.epochs * batches < config.train.accumulate:
+            raise ValueError("train.accumulate: the run has fewer micro-batches than one step needs")
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"data.shards: {error}") from None
 
@@ -127,7 +154,7 @@ def _check_same_run(config: PretrainConfig, folder: Path) -> None:
     file = folder / CONFIG
     if not file.is_file():
         return
-    old, new = dict(_flat(yaml.safe_load(file.read_text()))), dict(_flat(_identity(config)))
+    old, new = dict(_flat(_completed(yaml.safe_load(file.read_text())))), dict(_flat(_identity(config)))
     changed = [
         f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
         for key in sorted(old.keys() | new.keys())
@@ -138,6 +165,15 @@ def _check_same_run(config: PretrainConfig, folder: Path) -> None:
             f"run {config.name!r} exists in {folder} with another configuration; choose another name, "
             "or delete that folder to start anew:\n  " + "\n  ".join(changed)
         )
+
+
+def _completed(identity: dict[str, Any]) -> dict[str, Any]:
+    """An earlier version's record with the keys that have come since, at their defaults."""
+    try:
+        config = PretrainConfig.model_validate({k: v for k, v in identity.items() if k != "manifest"})
+    except ValidationError:
+        return identity
+    return {"manifest": identity.get("manifest"), **config.model_dump(mode="json")}
 
 
 def _identity(config: PretrainConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from blades_dist.data.read import Batch
 from blades_dist.evaluate.metrics import auc, rank, wilson
 from blades_dist.losses.reference import expected_level, label_columns
 from blades_dist.tasks import ABSENT, Task, TaskSet
-from blades_dist.training.loop import prepare
+from blades_dist.training.sample import prepare
 
 STREAM = 2  # of the manipulation seed: 0 is training, 1 the outer objective
 

@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,13 +27,16 @@ from blades_dist.models.export import freeze, save_encoder
 from blades_dist.models.joint import JointModel, build_joint_model
 from blades_dist.tasks import TaskSet, task_set
 from blades_dist.training import checkpoint
-from blades_dist.training.checkpoint import Progress, Stateful
-from blades_dist.training.loop import BilevelStep, Engine, Sample, StepResult, prepare
+from blades_dist.training.checkpoint import Progress, Skipped, Stateful
+from blades_dist.training.guard import NonFinite, check_equal
+from blades_dist.training.loop import BilevelStep, Engine, StepResult
 from blades_dist.training.progress import Reporter, say
+from blades_dist.training.sample import Sample, prepare
 from blades_dist.training.schedule import learning_rate
 from blades_dist.training.validate import validate
 
 TRAIN, VAL = 0, 1  # which stream a random decision belongs to
+STOPPED = "stopped.json"  # in the run folder, when the guard ended the run
 VALIDATION_ROWS = 20_000  # enough for intervals of +-0.7%; more would keep the other ranks waiting
 
 
@@ -66,12 +69,14 @@ def pretrain_worker(settings: dict[str, Any]) -> None:
     folder = run.config.storage / run.config.name
     reporter = None
     if run.leads:
-        images = run.config.train.batch_size * run.world.size
+        images = run.config.train.batch_size * run.config.train.accumulate * run.world.size
         reporter = Reporter(folder, run.config.train.log_every, progress.step, run.total_steps, images, run.tasks.proxy)
     with closing(reporter) if reporter else nullcontext():
-        _train(run, progress, reporter)
+        end = _train(run, progress, reporter)
+    if end is None:
+        return
     if run.leads:
-        _finish(run, folder)
+        _finish(run, end, folder)
     ray.train.report({"finished": True, "step": run.total_steps})
 
 
@@ -88,9 +93,10 @@ def _build(config: PretrainConfig) -> Run:
         model.autocast_dtype = torch.bfloat16
     engine = _deepspeed(device)(model, train, world, train.batch_size)
     weights = build_weights(config.bilevel, tasks)
-    step = BilevelStep(engine, tasks, weights, config.loss, config.bilevel, train.weight_decay, world)
-    manifest = read_manifest(config.data.shards)
-    total = train.epochs * steps_per_epoch(manifest, config.data.train_split, train.batch_size * world.size)
+    keep_results = not config.model.activation_checkpointing
+    step = BilevelStep(engine, tasks, weights, config.loss, config.bilevel, train, world, keep_results)
+    batches = steps_per_epoch(read_manifest(config.data.shards), config.data.train_split, train.batch_size * world.size)
+    total = train.epochs * batches // train.accumulate
     total = min(total, train.max_steps or total)
     return Run(config, world, device, tasks, engine, weights, step, total)
 
@@ -117,27 +123,51 @@ def _resume(run: Run) -> Progress:
     return progress
 
 
-def _train(run: Run, progress: Progress, reporter: Reporter | None) -> None:
-    config = run.config
+def _train(run: Run, progress: Progress, reporter: Reporter | None) -> Progress | None:
+    """Trains to the end; None when the guard has stopped the run, at a checkpoint of the last good state."""
+    config, guard = run.config, run.config.train.guard
     train = _stream(run, config.data.train_split, TRAIN, progress.train)
     val = _stream(run, config.data.val_split, VAL, progress.val)
-    train_at, val_at = progress.train, progress.val
     for step in range(progress.step, run.total_steps):
         begin = time.monotonic()
-        batch, after = next(train)
-        held_out, waited = None, time.monotonic() - begin
+        batches, train_at, held_out, val_at = [], progress.train, None, progress.val
+        for _ in range(config.train.accumulate):
+            batch, train_at = next(train)
+            batches.append(batch)
         if run.step.wants_validation(step):
             held_out, val_at = next(val)
-            waited = time.monotonic() - begin
+        waited = time.monotonic() - begin
         lr = learning_rate(step, run.total_steps, config.train)
-        result = run.step.run(
-            step, lr, _sample(run, batch, TRAIN, step), _sample(run, held_out, VAL, step) if held_out else None
-        )
-        if reporter:
-            reporter.step(step + 1, train_at.epoch, lr, waited, result, run.weights)
-        train_at = after
-        if (step + 1) % config.train.checkpoint_every == 0 or step + 1 == run.total_steps:
-            _report(run, Progress(step + 1, train_at, val_at), result)
+        first = step * config.train.accumulate
+        samples = [_sample(run, batch, TRAIN, first + i) for i, batch in enumerate(batches)]
+        try:
+            result = run.step.run(step, lr, samples, _sample(run, held_out, VAL, step) if held_out else None)
+        except NonFinite as error:
+            skipped = (*progress.skipped, Skipped(step, str(error)))
+            if guard.nonfinite == "stop" or len(skipped) > guard.max_skips:
+                _stop(run, progress, error)
+                return None
+            if run.leads:
+                say(f"skipped: {error} ({len(skipped)} of at most {guard.max_skips})")
+            progress = Progress(step + 1, train_at, val_at, skipped)
+        else:
+            if reporter:
+                reporter.step(step + 1, progress.train.epoch, lr, waited, result, run.weights)
+            progress = Progress(step + 1, train_at, val_at, progress.skipped)
+        if progress.step % config.train.checkpoint_every == 0 or progress.step == run.total_steps:
+            _report(run, progress)
+        elif progress.step % guard.check_every == 0:
+            check_equal(run.weights, run.world, run.device, progress.step)
+    return progress
+
+
+def _stop(run: Run, progress: Progress, error: NonFinite) -> None:
+    """Saves the state before the refused step, and says why there is no more."""
+    _report(run, progress)
+    if run.leads:
+        file = run.config.storage / run.config.name / STOPPED
+        file.write_text(json.dumps({"step": error.step, "what": error.what, "tasks": error.tasks, "ids": error.ids}))
+        say(f"stopped: {error}")
 
 
 def _stream(run: Run, split: str, which: int, start: Position) -> Iterator[tuple[Batch, Position]]:
@@ -165,21 +195,20 @@ def _to(device: torch.device, array: Any) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def _report(run: Run, progress: Progress, result: StepResult) -> None:
+def _report(run: Run, progress: Progress) -> None:
     """Every rank takes part in collecting the state; rank 0's folder is the checkpoint."""
-    everyones = run.world.gather(run.weights.value.to(run.device))
-    if not bool((everyones == everyones[0]).all()):
-        raise RuntimeError(f"step {progress.step}: lambda differs between ranks; the run stops before this is saved")
-    metrics = {"step": progress.step, "loss": float(result.train_losses.sum())}
+    check_equal(run.weights, run.world, run.device, progress.step)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint.save(Path(folder), run.engine, run.weights.state_dict(), progress, write=run.leads)
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder) if run.leads else None)
+        saved = ray.train.Checkpoint.from_directory(folder) if run.leads else None
+        ray.train.report({"step": progress.step, "skipped": len(progress.skipped)}, checkpoint=saved)
 
 
-def _finish(run: Run, folder: Path) -> None:
+def _finish(run: Run, progress: Progress, folder: Path) -> None:
     """What the run leaves behind for people and for the next job."""
     config = run.config
-    weights = {"names": list(run.weights.names), "history": run.weights.history}
+    skipped = [asdict(step) for step in progress.skipped]
+    weights = {**run.weights.report(), "history": run.weights.history, "skipped_steps": skipped}
     (folder / "weights.json").write_text(json.dumps(weights))
     batches = read_split(config.data.shards, config.data.val_split, config.data.image_size, VALIDATION_ROWS)
     model = run.engine.module

@@ -1,57 +1,182 @@
-"""The exact route against differentiating through the look-ahead, on the joint model."""
+"""Every route against differentiating through the look-ahead, on the joint model."""
 
+from typing import Any
+
+import pytest
 import torch
+from torch import Tensor
 from torch.func import functional_call
 
-from blades_dist.bilevel import hypergradient
-from blades_dist.bilevel.hypergradient import Batch
-from blades_dist.bilevel.lookahead import Params, sgd_lookahead
+from blades_dist.bilevel.hypergradient import ROUTES, Columns, Evaluated, push_forward
+from blades_dist.bilevel.lookahead import AdamW, Params
 from blades_dist.bilevel.reduce import World
 from blades_dist.config import LossConfig
-from blades_dist.losses.fidelity import fidelity
 from blades_dist.losses.reference import task_losses
 from blades_dist.models.batchnorm import still_statistics
 from blades_dist.tasks import task_set
-from tests.problems import LR, sample, small_model
+from blades_dist.training.loop import BilevelStep
+from blades_dist.training.plain import PlainEngine
+from blades_dist.training.sample import Sample
+from tests.problems import LR, build_step, sample, small_model, train_config
 
 TASKS = task_set()
-COLUMNS = torch.tensor(TASKS.task_of_column)
-DECAY = 1e-3
+ROWS = 6
 
 
-def test_exact_equals_differentiating_through_the_lookahead() -> None:
+def warm_step(dtype: torch.dtype, train: dict[str, Any], **bilevel: Any) -> tuple[BilevelStep, list[Sample], Sample]:
+    """A step on a model that has taken two, so that AdamW's moments and lambda are no trivial ones; its batches."""
+    world, config = World(), train_config(**train)
+    engine = PlainEngine(small_model(world).to(dtype).train(), config, world)
+    step = build_step(engine, world, config, **bilevel)
+    for i in range(2):
+        batches = [sample(10 * i + j, 0, ROWS, world, dtype) for j in range(config.accumulate)]
+        step.run(i, LR, batches, sample(i, 1, ROWS, world, dtype))
+    return (
+        step,
+        [sample(50 + j, 0, ROWS, world, dtype) for j in range(config.accumulate)],
+        sample(9, 1, ROWS, world, dtype),
+    )
+
+
+def differentiate_through(step: BilevelStep, train: list[Sample], val: Sample) -> tuple[Tensor, Tensor]:
+    """d l_coarse(theta') / d lambda with the look-ahead written out and a graph through all of it; and l_coarse."""
+    model, config = step.engine.module, step.train
+    params = dict(model.named_parameters())
+    weights = step.weights.value.to(next(iter(params.values()))).clone().requires_grad_()
+
+    def losses(at: Params, part: Sample) -> Tensor:
+        with still_statistics(model):
+            return task_losses(functional_call(model, at, (part.images,)), part.labels, TASKS, LossConfig())
+
+    total = torch.stack([losses(params, part) for part in train]).mean(0)
+    gradient = dict(
+        zip(params, torch.autograd.grad(weights @ total, list(params.values()), create_graph=True), strict=True)
+    )
+    if config.clip_norm:
+        size = torch.cat([value.flatten() for value in gradient.values()]).norm()
+        factor = torch.clamp(config.clip_norm / (size + 1e-6), max=1)
+        gradient = {name: value * factor for name, value in gradient.items()}
+    if step.bilevel.lookahead == "adamw":
+        gradient = adamw_update(gradient, step.engine.adamw())
+    ahead = {name: value - LR * (gradient[name] + config.weight_decay * value) for name, value in params.items()}
+    outer = losses(ahead, val)[TASKS.proxy]
+    return torch.autograd.grad(outer, weights)[0], outer.detach()
+
+
+def adamw_update(gradient: Params, state: AdamW) -> Params:
+    (b1, b2), t = state.betas, state.step + 1
+    update = {}
+    for name, g in gradient.items():
+        m = (b1 * state.exp_avg[name] + (1 - b1) * g) / (1 - b1**t)
+        s = (b2 * state.exp_avg_sq[name] + (1 - b2) * g * g) / (1 - b2**t)
+        some = s > 0  # the root of zero has no derivative that autograd could use
+        update[name] = m / (torch.where(some, torch.where(some, s, 1).sqrt(), 0) + state.eps)
+    return update
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("lookahead", ["sgd", "adamw"])
+def test_exact_equals_differentiating_through_the_lookahead(lookahead: str, clip: float, reuse: bool) -> None:
+    step, train, val = warm_step(torch.float64, {"clip_norm": clip}, lookahead=lookahead, reuse_gradient=reuse)
+    assert (train[0].labels == -1).any(), "missing labels must be part of this test"
+    expected, outer = differentiate_through(step, train, val)
+    _, found = step._gradient(2, LR, train, val)
+    assert found is not None
+    if clip:
+        assert step.engine.gradient_norm() > clip or not reuse, "the gradient must be clipped in this test"
+    assert float((found.value - expected).norm() / expected.norm()) < 1e-9
+    torch.testing.assert_close(found.val_losses[TASKS.proxy], outer, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("lookahead", ["sgd", "adamw"])
+def test_accumulated_micro_batches_are_one_inner_step(lookahead: str) -> None:
+    values = {"accumulate": 3, "clip_norm": 1.0}
+    step, train, val = warm_step(torch.float64, values, lookahead=lookahead, reuse_gradient=True)
+    expected, _ = differentiate_through(step, train, val)
+    _, found = step._gradient(2, LR, train, val)
+    assert found is not None and len(train) == 3
+    assert float((found.value - expected).norm() / expected.norm()) < 1e-9
+
+
+def in_fp32(step: BilevelStep, **bilevel: Any) -> BilevelStep:
+    """The same state in fp32: parameters, moments and lambda rounded, not taken there by steps of its own."""
+    world = World()
+    engine = PlainEngine(small_model(world).train(), step.train, world)
+    engine.module.load_state_dict(step.engine.module.state_dict())
+    assert isinstance(step.engine, PlainEngine)
+    engine.load_optimizer_state({name: value.float() for name, value in step.engine.optimizer_state().items()})
+    other = build_step(engine, world, step.train, **bilevel)
+    other.weights.load_state_dict(step.weights.state_dict())
+    return other
+
+
+@pytest.mark.parametrize(
+    ("lookahead", "adam_eps", "epsilon"),
+    # AdamW's derivative is largest where gradients are nearly zero. With its usual epsilon of 1e-8 the direction is
+    # mostly such parameters, along which losses hardly differ: a difference of fp32 losses is then noise.
+    [("sgd", 1e-8, 5e-4), ("adamw", 1e-4, 3e-3)],
+)
+def test_exact_and_finite_difference_in_fp32(lookahead: str, adam_eps: float, epsilon: float) -> None:
+    step, train, val = warm_step(torch.float64, {"adam_eps": adam_eps}, lookahead=lookahead)
+    others = {
+        route: in_fp32(step, lookahead=lookahead, route=route, epsilon=epsilon)
+        for route in ("exact", "finite_difference")
+    }
+    _, expected = step._gradient(2, LR, train, val)
+    assert expected is not None
+    for route, tolerance in (("exact", 2e-5), ("finite_difference", 1e-3)):
+        samples = [Sample(part.images.float(), part.labels, part.ids) for part in (*train, val)]
+        _, found = others[route]._gradient(2, LR, samples[:-1], samples[-1])
+        assert found is not None and found.value.dtype == torch.float32
+        error = float((found.value.double() - expected.value).norm() / expected.value.norm())
+        print(f"{route} {lookahead} fp32: {error:.1e}")
+        assert error < tolerance
+
+
+def test_alternating_is_exact_in_v_at_the_present_parameters() -> None:
+    """Its products are those of ``exact`` along the v that it takes; only where v is taken differs."""
+    step, train, val = warm_step(torch.float64, {}, route="alternating")
+    direction, _ = step._present_direction(2, val)
+    other, _, _ = warm_step(torch.float64, {}, route="alternating")
+    _, found = other._gradient(2, LR, train, val)
+    logits = step.engine.forward(train[0].images)[0]
+    with still_statistics(step.engine.module):
+        gradient = step._batch(train[0]).loss(logits).gradient
+        evaluated = [Evaluated(step._batch(train[0]), gradient)]
+        expected = -LR * ROUTES["exact"](evaluated, step._params(), direction, step._columns, World())
+    assert found is not None
+    torch.testing.assert_close(found.value, expected, rtol=1e-9, atol=0)
+
+
+def test_alternating_needs_a_forward_in_forward_mode() -> None:
+    step, train, _ = warm_step(torch.float64, {})
+    part = Evaluated(step._batch(train[0]), torch.zeros(ROWS, TASKS.width))
+    with pytest.raises(ValueError, match="in forward mode"):
+        ROUTES["alternating"]([part], {}, {}, Columns.of(TASKS), World())
+
+
+def test_push_forward_agrees_with_a_central_difference_and_keeps_the_graph() -> None:
     model = small_model().double().train()
-    train, val = (sample(0, stream, 6, World(), torch.float64) for stream in (0, 1))
-    assert (train.labels == -1).any(), "missing labels must be part of this test"
-    params = {name: value for name, value in model.named_parameters()}
-    weights = torch.rand(len(TASKS), dtype=torch.float64, requires_grad=True)
+    images = sample(0, 0, ROWS, World(), torch.float64).images
+    params = dict(model.named_parameters())
+    generator = torch.Generator().manual_seed(0)
+    along = {
+        name: torch.randn(value.shape, generator=generator, dtype=torch.float64) for name, value in params.items()
+    }
 
-    def logits(at: Params, images: torch.Tensor) -> torch.Tensor:
+    def forward(at: Params) -> Tensor:
         with still_statistics(model):
             return functional_call(model, at, (images,))
 
-    losses = task_losses(logits(params, train.images), train.labels, TASKS, LossConfig())
-    gradients = torch.autograd.grad(weights @ losses, list(params.values()), create_graph=True)
-    ahead = {
-        name: value - LR * (gradient + DECAY * value)
-        for (name, value), gradient in zip(params.items(), gradients, strict=True)
-    }
-    outer = task_losses(logits(ahead, val.images), val.labels, TASKS, LossConfig())[TASKS.proxy]
-    (expected,) = torch.autograd.grad(outer, weights)
-
-    batches = {
-        name: Batch(
-            lambda at, images=part.images: logits(at, images),
-            lambda z, labels=part.labels: fidelity(z, labels, TASKS, LossConfig(), World()),
-        )
-        for name, part in (("train", train), ("val", val))
-    }
-    z = batches["train"].forward(params)
-    result = batches["train"].loss(z)
-    inner = hypergradient.pull_back(z, hypergradient.weighted(result.gradient, weights, COLUMNS), params, World())
-    direction, val_losses = hypergradient.outer_direction(
-        batches["val"], sgd_lookahead(params, inner, LR, DECAY), TASKS.proxy, COLUMNS, World()
-    )
-    found = hypergradient.exact(batches["train"], result.gradient, params, direction, LR, COLUMNS, len(TASKS), World())
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
-    torch.testing.assert_close(val_losses[TASKS.proxy], outer.detach(), rtol=1e-12, atol=0)
+    logits, tangent = push_forward(forward, params, along)
+    h = 1e-9  # small beside the distance to the next kink of a ReLU
+    with torch.no_grad():
+        up, down = (forward({name: params[name] + sign * h * along[name] for name in params}) for sign in (1, -1))
+    torch.testing.assert_close(tangent, (up - down) / (2 * h), rtol=1e-4, atol=1e-4)
+    assert not tangent.requires_grad
+    cotangent = torch.randn_like(logits)
+    found = torch.autograd.grad(logits, list(params.values()), cotangent)
+    expected = torch.autograd.grad(forward(params), list(params.values()), cotangent)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)

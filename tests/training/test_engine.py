@@ -1,6 +1,5 @@
-"""DeepSpeed against the plain engine, and checkpoints that resume bitwise, at ZeRO 0, 1 and 2."""
+"""DeepSpeed: checkpoints that resume bitwise at ZeRO 0, 1 and 2, and what is refused."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ from blades_dist.bilevel.reduce import World
 from blades_dist.config import TrainConfig
 from blades_dist.data.order import Position
 from blades_dist.training import checkpoint
-from blades_dist.training.checkpoint import Progress
+from blades_dist.training.checkpoint import Progress, Skipped
 from tests.gloo import GlooPool
-from tests.problems import LR, build_step, plain_steps, small_model, take_steps
+from tests.problems import LR, build_step, small_model, take_steps
 
 ROWS = 8
 
@@ -30,23 +29,17 @@ def deepspeed_steps(stage: int, first: int, last: int, source: Path | None, targ
     if source is not None:
         state, progress = checkpoint.load(source, engine)
         step.weights.load_state_dict(state)
-        assert progress == Progress(first, Position(1, 2), Position(3, 4))
+        assert progress == Progress(first, Position(1, 2), Position(3, 4), (Skipped(1, "a reason"),))
     found = take_steps(step, world, first, last, ROWS, torch.float32)
     if target is not None:
-        progress = Progress(last, Position(1, 2), Position(3, 4))
+        progress = Progress(last, Position(1, 2), Position(3, 4), (Skipped(1, "a reason"),))
         checkpoint.save(target, engine, step.weights.state_dict(), progress, write=world.rank == 0)
     return found
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_equals_plain_torch_and_resumes_bitwise(two_ranks: GlooPool, tmp_path: Path, stage: int) -> None:
-    plain = two_ranks.run(partial(plain_steps, ROWS, 4, False))[0]
+def test_resumes_bitwise(two_ranks: GlooPool, tmp_path: Path, stage: int) -> None:
     whole = two_ranks.run(deepspeed_steps, stage, 0, 4, None, None)[0]
-    # Adam divides by the root of a squared gradient: rounding of tiny gradients shows in their parameters' steps.
-    for key, tolerance in (("losses", 1e-5), ("lambda", 1e-4), ("parameters", 2 * LR)):
-        np.testing.assert_allclose(whole[key], plain[key], rtol=0, atol=tolerance, err_msg=key)
-    assert np.sqrt(np.mean((whole["parameters"] - plain["parameters"]) ** 2)) < 1e-5
-
     two_ranks.run(deepspeed_steps, stage, 0, 2, None, tmp_path)
     assert sorted(file.suffix for file in tmp_path.iterdir()) == [".json", ".safetensors", ".safetensors"]
     resumed = two_ranks.run(deepspeed_steps, stage, 2, 4, tmp_path, None)[0]
