@@ -130,6 +130,14 @@ class ModelConfig(Config):
     activation_checkpointing: bool = Field(False, description="recompute activations in the backward to save memory")
     compile: bool = Field(False, description="torch.compile of both towers; forward-mode passes stay eager")
 
+    @model_validator(mode="after")
+    def _compiled(self) -> "ModelConfig":
+        if self.compile and self.activation_checkpointing:
+            raise ValueError(
+                "compile: the compiler itself chooses what to recompute; not with activation_checkpointing"
+            )
+        return self
+
 
 class LossConfig(Config):
     gamma: float = Field(2.0, ge=0, description="focal exponent of the categorical tasks; 0, or at least 1")

@@ -78,7 +78,9 @@ def take_steps(step: BilevelStep, world: World, first: int, last: int, rows: int
     }
 
 
-def plain_steps(rows: int, steps: int, double: bool, train: dict[str, Any] | None = None, **bilevel: Any) -> dict[str, Any]:
+def plain_steps(
+    rows: int, steps: int, double: bool, train: dict[str, Any] | None = None, **bilevel: Any
+) -> dict[str, Any]:
     """``steps`` bi-level steps of the small model on the plain engine, over whatever ranks there are."""
     from blades_dist.training.plain import PlainEngine
 

@@ -65,11 +65,6 @@ class Hypergradient:
     val_losses: Tensor
 
 
-def weighted(gradient: Tensor, weights: Tensor, columns: Columns) -> Tensor:
-    """Logit cotangent (B, C) of sum_i weights_i losses_i: the unweighted one with its columns scaled."""
-    return gradient * weights.to(gradient)[columns.task]
-
-
 def pull_back(logits: Tensor, cotangent: Tensor, params: Params, keep_graph: bool = False) -> Params:
     """This rank's share of the parameter gradient of the global loss whose cotangent at ``logits`` is given."""
     gradients = torch.autograd.grad(
@@ -92,9 +87,10 @@ def combine(share: Params, world: World, sync: str) -> Params:
 def push_forward(forward: Callable[[Params], Tensor], params: Params, direction: Params) -> tuple[Tensor, Tensor]:
     """``forward(params)`` and its derivative along ``direction``, by one pass in forward mode.
 
-    The first result has its graph for the reverse mode as usual, the second has none.
+    The first result has its graph for the reverse mode as usual, the second has none. Compiled modules run as
+    written here: the compiler has no forward mode.
     """
-    with forward_mode.dual_level():
+    with torch.compiler.set_stance("force_eager"), forward_mode.dual_level():
         duals = {name: forward_mode.make_dual(value, direction[name]) for name, value in params.items()}
         result, tangent = forward_mode.unpack_dual(forward(duals))
     return result, torch.zeros_like(result) if tangent is None else tangent.detach()

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-import torch.autograd.forward_ad as forward_mode
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,7 +37,8 @@ class BatchNorm2d(nn.BatchNorm2d):
             return F.batch_norm(input, *running, self.weight, self.bias, False, 0.0, self.eps)
         if self.mode == "local" or self.world.size == 1:
             if not torch.compiler.is_compiling() and split(input)[1] is not None:
-                return self._own_rows_forward_mode(input)
+                settings = (*self._running, self.momentum or 0.0, self.eps)
+                return _WithTangent.apply(input, self.weight, self.bias, *settings)[0]
             return F.batch_norm(input, *self._running, self.weight, self.bias, True, self.momentum or 0.0, self.eps)
         mean, variance, count = self._global_moments(input)
         if not self.still:
@@ -50,23 +50,6 @@ class BatchNorm2d(nn.BatchNorm2d):
     @property
     def _running(self) -> tuple[Tensor | None, Tensor | None]:
         return (None, None) if self.still else (self.running_mean, self.running_var)
-
-    def _own_rows_forward_mode(self, input: Tensor) -> Tensor:
-        """Value and tangent by two fused kernels; torch's formula makes a dozen passes over the activations."""
-        x, dx = split(input)
-        weight, dweight = split(self.weight)
-        bias, dbias = split(self.bias)
-        assert dx is not None
-        normalise = torch.ops.aten.native_batch_norm
-        y, mean, scale = normalise(x, weight, bias, *self._running, True, self.momentum or 0.0, self.eps)
-        with torch.no_grad():
-            # The derivative with respect to x is symmetric: applied to dx it is the backward's formula.
-            pull = torch.ops.aten.native_batch_norm_backward
-            tangent = pull(dx, x, weight, None, None, mean, scale, True, self.eps, [True, False, False])[0]
-            if dweight is not None and dbias is not None:
-                slope = dweight * scale
-                tangent.addcmul_(x, slope[:, None, None]).add_((dbias - mean * slope)[:, None, None])
-        return forward_mode.make_dual(y, tangent)
 
     def _global_moments(self, input: Tensor) -> tuple[Tensor, Tensor, int]:
         # Every worker has the same number of rows, so means of means are means (and this stays stable in fp32).
@@ -82,6 +65,53 @@ class BatchNorm2d(nn.BatchNorm2d):
         self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), self.momentum)
         unbiased = variance.detach() * (count / max(count - 1, 1))
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+
+
+class _WithTangent(torch.autograd.Function):
+    """Batch normalisation whose tangent is two fused kernels; torch's makes a dozen passes over the activations.
+
+    Not ``make_dual`` as in ``dual``: that gives a view, and residual blocks add to this result in place.
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, var: Tensor | None, momentum: float, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm(
+            x, weight, bias, mean, var, True, momentum, eps
+        )
+        return found
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        x, weight, *_, ctx.eps = inputs
+        _, mean, scale = output
+        ctx.mark_non_differentiable(mean, scale)
+        ctx.save_for_backward(x, weight, mean, scale)
+        ctx.save_for_forward(x, weight, mean, scale)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        return (*_pull(ctx, cotangent, [True, True, True]), None, None, None, None)
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Tensor, dweight: Tensor | None, dbias: Tensor | None, *_: Any) -> tuple[Tensor, None, None]:
+        with torch.no_grad():
+            # The derivative with respect to x is symmetric: applied to dx it is the backward's formula.
+            tangent = _pull(ctx, dx, [True, False, False])[0]
+            if dweight is not None and dbias is not None:
+                x, _, mean, scale = ctx.saved_tensors
+                slope = dweight * scale
+                tangent.addcmul_(x, slope[:, None, None]).add_((dbias - mean * slope)[:, None, None])
+        return tangent, None, None
+
+
+def _pull(ctx: Any, cotangent: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+    x, weight, mean, scale = ctx.saved_tensors
+    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
+        cotangent, x, weight, None, None, mean, scale, True, ctx.eps, wanted
+    )
+    return found
 
 
 def replace_batchnorm(module: nn.Module, mode: Mode, world: World) -> None:

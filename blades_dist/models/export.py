@@ -17,7 +17,7 @@ from blades_dist.bilevel.reduce import World
 from blades_dist.config import ImageTowerConfig
 from blades_dist.models.batchnorm import replace_batchnorm
 from blades_dist.models.image import ImageTower
-from blades_dist.models.joint import JointModel
+from blades_dist.models.joint import JointModel, eager
 from blades_dist.tasks import TaskSet
 
 WEIGHTS = "encoder.safetensors"
@@ -90,7 +90,7 @@ def freeze(model: JointModel, tasks: TaskSet, image_size: int, provenance: dict[
         classes={task.name: list(task.classes) for task in tasks.tasks},
         provenance=provenance,
     )
-    with torch.no_grad():
+    with eager(), torch.no_grad():  # one call does not pay for a compilation
         text = F.normalize(model.text(), dim=-1).float().cpu()
         scale = model.scale().float().cpu()
     encoder = FrozenEncoder(info, _empty_tower(info), text, scale)

@@ -1,5 +1,6 @@
 """Image tower: transformers' ResNet with a linear projection to the joint embedding."""
 
+import logging
 from typing import Any
 
 import torch
@@ -10,6 +11,11 @@ from transformers import ResNetConfig, ResNetModel
 from blades_dist.bilevel.reduce import World
 from blades_dist.config import ImageTowerConfig
 from blades_dist.models.batchnorm import Mode, replace_batchnorm
+from blades_dist.models.convert import fill, load_torchvision
+from blades_dist.models.pretrained import load_pretrained
+from blades_dist.models.recompute import recompute
+
+log = logging.getLogger(__name__)
 
 PRESETS: dict[str, dict[str, Any]] = {
     "resnet50": {},
@@ -40,6 +46,7 @@ class ImageTower(nn.Module):
     mean: Tensor
     std: Tensor
     highpass: Tensor
+    recompute = False
 
     def __init__(self, backbone: ResNetModel, embed_dim: int, config: ImageTowerConfig) -> None:
         super().__init__()
@@ -55,23 +62,47 @@ class ImageTower(nn.Module):
         if self.backbone.config.num_channels == 2 * images.shape[1]:
             pixels = torch.cat((pixels, self.highpass * (pixels - _blur(pixels))), dim=1)
         pixels = pixels.contiguous(memory_format=torch.channels_last)  # what convolutions are fastest in
-        pooled = self.backbone(pixel_values=pixels, return_dict=True).pooler_output
-        return self.project(pooled.flatten(1))
+        hidden = self.backbone.embedder(pixels)
+        for stage in self.backbone.encoder.stages:
+            for layer in stage.layers:
+                hidden = recompute(layer, hidden) if self.recompute else layer(hidden)
+        return self.project(self.backbone.pooler(hidden).flatten(1))
 
 
 def build_image_tower(config: ImageTowerConfig, embed_dim: int, batchnorm: Mode, world: World) -> ImageTower:
-    """A tower of the configured shape, from scratch (torch's global seed) or from a Hugging Face ResNet.
+    """A tower of the configured shape: from scratch (torch's global seed), from a Hugging Face ResNet, or from a file
+    in torchvision's layout, whose fc becomes the projection if it has ``embed_dim`` outputs.
 
     Raises:
-        OSError: ``config.pretrained`` names no model that can be read.
+        OSError: ``config.pretrained`` or ``config.weights`` names nothing that can be read.
+        ValueError: what was read is no ResNet, or none of the preset's shape.
     """
     if config.pretrained is not None:
-        backbone = ResNetModel.from_pretrained(config.pretrained)
+        backbone = load_pretrained(ResNetModel, ("resnet",), config.pretrained)
     else:
         channels = 6 if config.highpass else 3
         backbone = ResNetModel(ResNetConfig(num_channels=channels, **PRESETS[config.preset]))
+    tower = ImageTower(backbone, embed_dim, config)
+    if config.weights is not None:
+        _read_weights(tower, config)
     replace_batchnorm(backbone, batchnorm, world)
-    return ImageTower(backbone, embed_dim, config)
+    return tower
+
+
+def _read_weights(tower: ImageTower, config: ImageTowerConfig) -> None:
+    assert config.weights is not None
+    state = load_torchvision(config.weights)
+    try:
+        head = fill(tower.backbone, state)
+    except ValueError as error:
+        raise ValueError(f"{config.weights} for preset {config.preset}: {error}") from None
+    shapes = {name: value.shape for name, value in tower.project.state_dict().items()}
+    if {name: value.shape for name, value in head.items()} == shapes:
+        tower.project.load_state_dict(head)
+        log.info("%s: its fc is the projection to the embedding", config.weights)
+    else:
+        found = f"its fc has {len(head['weight'])} outputs" if "weight" in head else "it has no fc"
+        log.info("%s: %s, so the projection starts fresh", config.weights, found)
 
 
 def _blur(pixels: Tensor) -> Tensor:

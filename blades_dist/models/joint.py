@@ -1,13 +1,16 @@
 """The joint image-text embedding: face crops to one logit per prompt."""
 
 import math
+from contextlib import AbstractContextManager
 
 import torch
+import torch._functorch.config
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blades_dist.bilevel.reduce import World
 from blades_dist.config import ModelConfig
+from blades_dist.models.dual import adapt
 from blades_dist.models.image import ImageTower, build_image_tower
 from blades_dist.models.text import TextTower, build_text_tower
 from blades_dist.tasks import TaskSet
@@ -48,4 +51,28 @@ def build_joint_model(config: ModelConfig, tasks: TaskSet, seed: int, world: Wor
         torch.manual_seed(seed)
         image = build_image_tower(config.image, config.embed_dim, config.batchnorm, world or World())
         text = build_text_tower(config.text, tasks.prompts, config.embed_dim)
-    return JointModel(image, text, config.logit_scale, config.learn_logit_scale)
+    image.recompute = text.recompute = config.activation_checkpointing
+    model = JointModel(image, text, config.logit_scale, config.learn_logit_scale)
+    adapt(model)
+    return model
+
+
+def compile_towers(model: JointModel) -> None:
+    """Compiles both towers in place, for fixed shapes; names stay, and ``functional_call`` works as before.
+
+    Forward-mode passes of a compiled model must run inside ``eager``.
+
+    Raises:
+        ValueError: the model checkpoints activations; the compiler makes that choice itself.
+    """
+    if model.image.recompute or model.text.recompute:
+        raise ValueError("compile: not together with activation_checkpointing; the compiler keeps what it needs")
+    # Buffers given away after one backward would break the second one of a bi-level step (retain_graph).
+    torch._functorch.config.donated_buffer = False
+    model.image.compile(dynamic=False)
+    model.text.compile(dynamic=False)
+
+
+def eager() -> AbstractContextManager[None]:
+    """Inside, compiled towers run as written: the compiler has no forward mode. Without effect on others."""
+    return torch.compiler.set_stance("force_eager")

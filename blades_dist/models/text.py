@@ -1,82 +1,168 @@
-"""Text tower: a GPT-2 over the task prompts, read at each prompt's last token."""
+"""Text tower: a causal transformer (GPT-2 or CLIP's) over the task prompts, read at each prompt's last token."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
-from transformers import AutoTokenizer, GPT2Config, GPT2Model
+from transformers import (
+    AttentionInterface,
+    AutoTokenizer,
+    CLIPTextConfig,
+    CLIPTextModel,
+    GPT2Config,
+    GPT2Model,
+    PreTrainedModel,
+)
 
 from blades_dist.config import TextTowerConfig
+from blades_dist.models.pretrained import load_pretrained
+from blades_dist.models.prompts import padded, prompt_tree, word_tokenizer
+from blades_dist.models.recompute import recompute
+
+ATTENTION = "blades_tree"
+
+
+def tree_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, visible: Tensor, scaling: float, **_: Any
+) -> tuple[Tensor, None]:
+    """Attention over (B, heads, T, width) where ``visible`` (T, T) is true, in the parameters' own precision.
+
+    Plain matrix products: forward-mode differentiation has no formula for the fused kernels, and transformers' own
+    unfused CLIP attention rounds to fp32, which would hide what float64 tests look for.
+    """
+    scores = query @ key.transpose(-1, -2) * scaling
+    scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(-1).to(value.dtype)
+    return (weights @ value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION, tree_attention)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    words: nn.Embedding
+    places: nn.Embedding
+    blocks: nn.ModuleList
+    norm: nn.LayerNorm
+
+
+def _parts(backbone: PreTrainedModel) -> _Parts:
+    # Not the backbone's own forward: CLIP's refuses sequences longer than its positions, which the tree may be.
+    if isinstance(backbone, GPT2Model):
+        return _Parts(backbone.wte, backbone.wpe, backbone.h, backbone.ln_f)
+    embeddings = backbone.embeddings
+    return _Parts(
+        embeddings.token_embedding, embeddings.position_embedding, backbone.encoder.layers, backbone.final_layer_norm
+    )
 
 
 class TextTower(nn.Module):
     """The run's fixed prompts to embeddings.
 
-    The prompts are part of the module (buffers ``tokens`` (C, L) and ``last`` (C,)), padded on the right to the
-    longest prompt only: with causal attention a token never sees the padding after it, so the embedding at the
-    last real token equals that of any longer padding.
+    The prompts are part of the module: buffers ``tokens`` (C, L), padded on the right, and ``last`` (C,) say what
+    they are and are saved. What is computed is their tree (``nodes`` tokens, see ``prompts``), which is derived from
+    them and follows a loaded state.
     """
 
     tokens: Tensor
     last: Tensor
+    nodes: Tensor
+    depth: Tensor
+    visible: Tensor
+    ends: Tensor
+    recompute = False
 
-    def __init__(self, backbone: GPT2Model, tokens: Tensor, last: Tensor, embed_dim: int) -> None:
+    def __init__(self, backbone: PreTrainedModel, prompts: Sequence[Sequence[int]], embed_dim: int) -> None:
         super().__init__()
         self.backbone = backbone
-        self.project = nn.Linear(backbone.config.n_embd, embed_dim)
+        self.project = nn.Linear(backbone.config.hidden_size, embed_dim)
+        tokens, last = padded(prompts)
         self.register_buffer("tokens", tokens)
         self.register_buffer("last", last)
+        self._grow()
+        self.register_load_state_dict_post_hook(TextTower._grow)
 
     def forward(self) -> Tensor:
         """(C, D) embeddings of the prompts, not normalised."""
-        hidden = self.backbone(input_ids=self.tokens, use_cache=False, return_dict=True).last_hidden_state
-        return self.project(hidden[torch.arange(len(self.last), device=hidden.device), self.last])
+        parts = _parts(self.backbone)
+        hidden = (parts.words(self.nodes) + parts.places(self.depth)).unsqueeze(0)
+        for block in parts.blocks:
+            if self.recompute:
+                hidden = recompute(block, hidden, None, self.visible)
+            else:
+                hidden = block(hidden, attention_mask=self.visible)
+        return self.project(parts.norm(hidden)[0, self.ends])
+
+    def _grow(self, *_: object) -> None:
+        ids = [row[: end + 1] for row, end in zip(self.tokens.tolist(), self.last.tolist(), strict=True)]
+        tree = prompt_tree(ids)
+        values = {"nodes": tree.tokens, "depth": tree.depth, "visible": tree.visible, "ends": tree.last}
+        for name, value in values.items():
+            self.register_buffer(name, value.to(self.tokens.device), persistent=False)
 
 
 def build_text_tower(config: TextTowerConfig, prompts: tuple[str, ...], embed_dim: int) -> TextTower:
-    """A tower over ``prompts``, from scratch (torch's global seed) or from a Hugging Face GPT-2.
+    """A tower over ``prompts``, from scratch (torch's global seed) or from a Hugging Face GPT-2 or CLIP.
 
     From scratch the vocabulary is the words of the prompts: nothing else is ever read, and no download is needed.
+    A pretrained CLIP is read at the end-of-text token that its tokenizer appends.
 
     Raises:
         OSError: ``config.pretrained`` names no model that can be read.
+        ValueError: it is no model of ``config.kind``, or a prompt has more tokens than it has positions.
     """
     if config.pretrained is None:
-        tokenizer = _word_tokenizer(prompts)
-        ids = [tokenizer.encode(prompt).ids for prompt in prompts]
-        length = max(map(len, ids))
-        gpt2 = GPT2Config(
-            vocab_size=tokenizer.get_vocab_size(),
-            n_positions=length,
-            n_embd=config.width,
-            n_layer=config.layers,
-            n_head=config.heads,
+        encode, words = word_tokenizer(prompts)
+        ids = [encode(prompt) for prompt in prompts]
+        return TextTower(_from_scratch(config, words, max(map(len, ids))), ids, embed_dim)
+    if config.kind == "gpt2":
+        dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        backbone = load_pretrained(GPT2Model, ("gpt2",), config.pretrained, attn_implementation=ATTENTION, **dropout)
+    else:
+        backbone = load_pretrained(
+            CLIPTextModel,
+            ("clip_text_model", "clip"),
+            config.pretrained,
+            attn_implementation=ATTENTION,
+            attention_dropout=0.0,
+        )
+    tokenizer = AutoTokenizer.from_pretrained(config.pretrained)
+    ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    longest, positions = max(map(len, ids)), backbone.config.max_position_embeddings
+    if longest > positions:
+        raise ValueError(f"{config.pretrained}: a prompt has {longest} tokens, the model has {positions} positions")
+    return TextTower(backbone, ids, embed_dim)
+
+
+def _from_scratch(config: TextTowerConfig, words: int, length: int) -> PreTrainedModel:
+    if config.kind == "clip":
+        clip = CLIPTextConfig(
+            vocab_size=words,
+            max_position_embeddings=length,
+            hidden_size=config.width,
+            intermediate_size=4 * config.width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
             bos_token_id=None,
             eos_token_id=None,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            # Forward-mode differentiation has no formula for the fused attention kernels.
-            attn_implementation="eager",
+            pad_token_id=None,
+            attn_implementation=ATTENTION,
         )
-        backbone = GPT2Model(gpt2)
-    else:
-        backbone = GPT2Model.from_pretrained(
-            config.pretrained, attn_implementation="eager", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
-        )
-        pretrained = AutoTokenizer.from_pretrained(config.pretrained)
-        ids = [pretrained(prompt)["input_ids"] for prompt in prompts]
-        length = max(map(len, ids))
-    tokens = torch.zeros(len(ids), length, dtype=torch.long)
-    for row, values in enumerate(ids):
-        tokens[row, : len(values)] = torch.tensor(values)
-    last = torch.tensor([len(values) - 1 for values in ids])
-    return TextTower(backbone, tokens, last, embed_dim)
-
-
-def _word_tokenizer(prompts: tuple[str, ...]) -> Tokenizer:
-    splitter = pre_tokenizers.Whitespace()
-    words = sorted({word for prompt in prompts for word, _ in splitter.pre_tokenize_str(prompt.lower())})
-    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0} | {word: i + 1 for i, word in enumerate(words)}, "<unk>"))
-    tokenizer.pre_tokenizer = splitter
-    tokenizer.normalizer = normalizers.Lowercase()
-    return tokenizer
+        return CLIPTextModel(clip)
+    gpt2 = GPT2Config(
+        vocab_size=words,
+        n_positions=length,
+        n_embd=config.width,
+        n_layer=config.layers,
+        n_head=config.heads,
+        bos_token_id=None,
+        eos_token_id=None,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        attn_implementation=ATTENTION,
+    )
+    return GPT2Model(gpt2)

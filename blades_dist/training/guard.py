@@ -33,7 +33,6 @@ class NonFinite(FloatingPointError):
             "no state was changed"
         )
 
-
     def __reduce__(self) -> tuple[Any, ...]:  # for Ray, which sends exceptions between processes
         return NonFinite, (self.step, self.what, self.tasks, self.ids)
 

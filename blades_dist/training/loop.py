@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from blades_dist.bilevel import hypergradient
-from blades_dist.bilevel.hypergradient import Batch, Columns, Evaluated, Hypergradient, combine, pull_back, weighted
+from blades_dist.bilevel.hypergradient import Batch, Columns, Evaluated, Hypergradient, combine, pull_back
 from blades_dist.bilevel.lookahead import (
     AdamW,
     Lookahead,
@@ -35,7 +35,7 @@ from blades_dist.bilevel.lookahead import (
 from blades_dist.bilevel.reduce import World
 from blades_dist.bilevel.weights import TaskWeights
 from blades_dist.config import BilevelConfig, LossConfig, TrainConfig
-from blades_dist.losses.fidelity import Fidelity, fidelity
+from blades_dist.losses.fidelity import Fidelity, fidelity, scale_columns
 from blades_dist.models.batchnorm import set_statistics, statistics, still_statistics
 from blades_dist.models.dual import forget, remember
 from blades_dist.models.joint import JointModel
@@ -228,7 +228,7 @@ class BilevelStep:
         return Batch(forward, loss)
 
     def _weighted(self, result: Fidelity) -> Tensor:
-        return weighted(result.gradient, self.weights.value, self._columns)
+        return scale_columns(result.gradient, self.weights.value, self._columns.task)
 
     def _move_weights(self, step: int, value: Tensor, samples: Sequence[Sample]) -> None:
         finite = value.isfinite().tolist()

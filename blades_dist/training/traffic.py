@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from blades_dist.config import BilevelConfig, TrainConfig
+from blades_dist.losses.reference import label_columns
 from blades_dist.models.batchnorm import BatchNorm2d
 from blades_dist.tasks import TaskSet
 
@@ -45,7 +46,7 @@ def step_traffic(
     whole = FLOAT * sizes.params
     reduces = train.accumulate if zero == 2 else 1  # stage 2 partitions gradients after every micro-batch
     parts = {
-        "losses": (forwards["losses"]) * FLOAT * _loss_floats(tasks, train.batch_size),
+        "losses": forwards["losses"] * FLOAT * _loss_floats(tasks, train.batch_size),
         # A gather of mean and variance forward, of their tangents in forward mode; their cotangents for all backward.
         "batchnorm": FLOAT * 2 * sizes.channels * (forwards["all"] + dual + workers * backwards),
         "gradient": whole * reduces,
@@ -87,6 +88,6 @@ def _outer(sizes: Sizes, tasks: TaskSet, bilevel: BilevelConfig, zero: int) -> d
 
 
 def _loss_floats(tasks: TaskSet, rows: int) -> int:
-    """Expected levels and labels of the ordinal tasks gathered, sums and counts of all tasks reduced."""
+    """Labels and the ordinal tasks' expected levels gathered, K losses reduced."""
     ordinal = sum(task.kind == "ordinal" for task in tasks.tasks)
-    return 2 * ordinal * rows + 2 * len(tasks)
+    return rows * (label_columns(tasks)[-1].stop + ordinal) + len(tasks)

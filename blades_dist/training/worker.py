@@ -24,12 +24,12 @@ from blades_dist.data.read import Batch, read_split
 from blades_dist.data.records import read_manifest
 from blades_dist.data.stream import steps_per_epoch, stream
 from blades_dist.models.export import freeze, save_encoder
-from blades_dist.models.joint import JointModel, build_joint_model
+from blades_dist.models.joint import JointModel, build_joint_model, compile_towers
 from blades_dist.tasks import TaskSet, task_set
 from blades_dist.training import checkpoint
 from blades_dist.training.checkpoint import Progress, Skipped, Stateful
 from blades_dist.training.guard import NonFinite, check_equal
-from blades_dist.training.loop import BilevelStep, Engine, StepResult
+from blades_dist.training.loop import BilevelStep, Engine
 from blades_dist.training.progress import Reporter, say
 from blades_dist.training.sample import Sample, prepare
 from blades_dist.training.schedule import learning_rate
@@ -91,6 +91,8 @@ def _build(config: PretrainConfig) -> Run:
     model = build_joint_model(config.model, tasks, train.seed, world).to(device).train()
     if train.precision == "bf16":
         model.autocast_dtype = torch.bfloat16
+    if config.model.compile:
+        compile_towers(model)
     engine = _deepspeed(device)(model, train, world, train.batch_size)
     weights = build_weights(config.bilevel, tasks)
     keep_results = not config.model.activation_checkpointing

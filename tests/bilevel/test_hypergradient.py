@@ -161,9 +161,7 @@ def test_push_forward_agrees_with_a_central_difference_and_keeps_the_graph() -> 
     images = sample(0, 0, ROWS, World(), torch.float64).images
     params = dict(model.named_parameters())
     generator = torch.Generator().manual_seed(0)
-    along = {
-        name: torch.randn(value.shape, generator=generator, dtype=torch.float64) for name, value in params.items()
-    }
+    along = {name: torch.randn(value.shape, generator=generator, dtype=torch.float64) for name, value in params.items()}
 
     def forward(at: Params) -> Tensor:
         with still_statistics(model):

@@ -12,7 +12,7 @@ from blades_dist.bilevel.hypergradient import Batch, Columns, Evaluated
 from blades_dist.bilevel.lookahead import Params, sgd_lookahead
 from blades_dist.bilevel.reduce import World
 from blades_dist.config import LossConfig
-from blades_dist.losses.fidelity import fidelity
+from blades_dist.losses.fidelity import fidelity, scale_columns
 from blades_dist.tasks import task_set
 
 TASKS = task_set()
@@ -66,7 +66,7 @@ def test_hypergradient(reference_vectors: list[Path]) -> None:
         params = {name: value.requires_grad_() for name, value in vectors.params().items()}
         logits = train.forward(params)
         result = train.loss(logits)
-        cotangent = hypergradient.weighted(result.gradient, vectors.tensor("lambda_"), COLUMNS)
+        cotangent = scale_columns(result.gradient, vectors.tensor("lambda_"), COLUMNS.task)
         inner = hypergradient.pull_back(logits, cotangent, params)
         ahead = sgd_lookahead(params, inner, lr, vectors.number("weight_decay"))
         direction, _ = hypergradient.outer_direction(vectors.batch("val"), ahead.point, COLUMNS, World(), "exact")

@@ -9,7 +9,7 @@ from torch import Tensor
 from blades_dist.config import LossConfig
 from blades_dist.losses import reference
 from blades_dist.tasks import task_set
-from tests.problems import random_labels
+from tests.losses.problems import one_task, random_labels
 
 EPS = reference.EPSILON
 
@@ -48,35 +48,50 @@ def naive_task(kind: str, logits: Tensor, labels: Tensor, gamma: float, scale: f
     return sum(terms) / len(terms) if terms else 0.0
 
 
-def all_labels(rows: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    tags = random_labels(rows, generator)[:, :9]
-    return torch.cat((tags, torch.randint(-1, 2, (rows, 4), generator=generator)), dim=1)
-
-
 @pytest.mark.parametrize("rows", [1, 2, 3, 17])
 @pytest.mark.parametrize(("gamma", "scale"), [(2.0, 2.0), (1.0, 0.7)])
 def test_equals_a_naive_loop(rows: int, gamma: float, scale: float) -> None:
     tasks = task_set()
     logits = 3 * torch.randn(rows, tasks.width, dtype=torch.float64, generator=torch.Generator().manual_seed(rows))
-    labels = all_labels(rows, rows)
+    labels = random_labels(rows, rows)
     found = reference.task_losses(logits, labels, tasks, LossConfig(gamma=gamma, ranking_scale=scale))
     for i, (task, part) in enumerate(zip(tasks.tasks, reference.label_columns(tasks), strict=True)):
         expected = naive_task(task.kind, logits[:, tasks.columns[task.name]], labels[:, part], gamma, scale)
         assert found[i].item() == pytest.approx(expected, abs=1e-12), task.name
 
 
-def test_gradcheck() -> None:
-    tasks = task_set()
-    labels = all_labels(5, 3)
-    logits = torch.randn(5, tasks.width, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda z: reference.task_losses(z, labels, tasks, LossConfig()), (logits,))
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 1.5, 2.0])
+@pytest.mark.parametrize("kind", ["coarse", "categorical", "fine", "ordinal"])
+def test_gradcheck_of_each_loss(kind: str, gamma: float) -> None:
+    tasks, config = one_task(kind), LossConfig(gamma=gamma)
+    logits = torch.randn(5, tasks.width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    labels = random_labels(5, 3, tasks)
+    assert torch.autograd.gradcheck(
+        lambda z: reference.task_losses(z, labels, tasks, config), (logits.requires_grad_(),)
+    )
+
+
+def test_the_normal_distribution_keeps_its_digits_far_down() -> None:
+    x = torch.tensor([-12.0, -6, -3, 0, 3])
+    exact = torch.tensor([math.erfc(-value / math.sqrt(2)) / 2 for value in x.tolist()], dtype=torch.float64)
+    for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 1e-5)):
+        assert torch.allclose(reference.normal_cdf(x.to(dtype)).double(), exact, rtol=tolerance, atol=0)
+
+
+def test_pair_slopes_are_the_derivative_of_the_pair_losses() -> None:
+    difference = torch.linspace(-4, 4, 101, dtype=torch.float64).requires_grad_()
+    for target in (0.0, 0.5, 1.0):
+        goal = torch.full_like(difference, target)
+        items = reference.pair_items(difference, goal, 1.5)
+        (expected,) = torch.autograd.grad(items.sum(), difference)
+        same, slopes = reference.pair_items_and_slopes(difference.detach(), goal, 1.5)
+        assert torch.equal(same, items) and torch.allclose(slopes, expected, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("size", [1e4, -1e4])
 def test_extreme_logits_stay_finite(size: float) -> None:
     tasks = task_set()
-    labels = all_labels(8, 1)
+    labels = random_labels(8, 1)
     logits = (torch.randn(8, tasks.width).sign() * size).requires_grad_()
     losses = reference.task_losses(logits, labels, tasks, LossConfig())
     losses.sum().backward()

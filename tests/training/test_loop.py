@@ -1,18 +1,11 @@
 """The bi-level step: two ranks equal one process, DeepSpeed equals plain torch, state stays where it should."""
 
-from functools import partial
-
-import numpy as np
 import pytest
 import torch
 
 from blades_dist.bilevel.reduce import World
-from blades_dist.config import TrainConfig
-from blades_dist.losses.fidelity import fidelity
 from blades_dist.training.plain import PlainEngine
-from tests.gloo import GlooPool
 from tests.problems import LR, build_step, plain_steps, sample, small_model, train_config
-
 
 ROUTES = ["exact", "finite_difference", "alternating"]
 

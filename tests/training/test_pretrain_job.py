@@ -107,6 +107,27 @@ def test_a_killed_run_resumes_and_ends_as_an_undisturbed_one(shards: Path) -> No
 
 
 @pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_that_diverges_skips_and_then_stops_at_its_last_good_state(shards: Path) -> None:
+    values = {"train.lr": 1e30, "train.accumulate": 2, "bilevel.reuse_gradient": True, "train.max_steps": 4}
+    guard = {"train.guard.nonfinite": "skip", "train.guard.max_skips": 1}
+    job = start(shards, "diverging", **values, **guard)
+    output = job.communicate(timeout=300)[0]
+    assert job.returncode == 1, output
+    assert "skipped: step 0: validation loss of" in output and "(1 of at most 1)" in output
+    assert "pretrain: stopped at step 1: validation loss of" in output and "TrainingFailedError" not in output
+    folder = shards.parent / "runs" / "diverging"
+    assert json.loads((folder / "stopped.json").read_text())["step"] == 1
+    assert not (folder / "encoder").exists()
+    (saved,) = folder.glob("checkpoint_*")
+    assert str(saved) in output, "the message must name the checkpoint"
+    state = json.loads((saved / "state.json").read_text())
+    assert state["progress"]["step"] == 1 and [step["step"] for step in state["progress"]["skipped"]] == [0]
+    assert state["weights"]["value"] == [1.0] * 11
+    assert all(value.isfinite().all() for value in load_file(saved / "model.safetensors").values())
+
+
+@pytest.mark.ray
 def test_what_cannot_run_is_refused_with_the_reason(shards: Path) -> None:
     for values, message in (
         ({"data.shards": shards / "none"}, "manifest.json is missing"),
