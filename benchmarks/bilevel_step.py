@@ -34,6 +34,7 @@ from blades_dist.losses.reference import task_losses
 from blades_dist.models.joint import JointModel, build_joint_model, compile_towers
 from blades_dist.models.text import TextTower
 from blades_dist.tasks import ABSENT, task_set
+from blades_dist.training.allocator import keep_freed_memory
 from blades_dist.training.loop import BilevelStep
 from blades_dist.training.plain import PlainEngine
 from blades_dist.training.sample import Sample
@@ -266,6 +267,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as a CPU trainer does; every variant gains
     device = torch.device(options.device)
     if options.profile:
         print(profiled(options, device))

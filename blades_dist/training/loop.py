@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +137,16 @@ class BilevelStep:
             self.weights.observe(losses, step + 1)
         return StepResult(losses, outer.val_losses if outer else None, outer.value if outer else None, norm)
 
+    def probe(self, lr: float, train: Sequence[Sample], val: Sample) -> Hypergradient:
+        """What an outer step would find here; parameters, buffers, the optimiser and lambda stay as they are."""
+        weights, self._statistics = self.weights.snapshot(), statistics(self.engine.module)
+        try:
+            found = self._gradient(0, lr, train, val)[1]
+        finally:
+            self._put_back(weights)
+        assert found is not None
+        return found
+
     def _gradient(
         self, step: int, lr: float, train: Sequence[Sample], val: Sample | None
     ) -> tuple[Tensor, Hypergradient | None]:
@@ -178,7 +188,10 @@ class BilevelStep:
 
     def _present_direction(self, step: int, val: Sample) -> tuple[Params, Tensor]:
         """v at the present parameters, for route alternating. Clipping, which it cannot know yet, is left out."""
-        v, losses = self._v(self._params(), val)
+        module = self.engine.module
+        # The train forward comes at the same parameters: what the prompts gave here need not be computed again.
+        with remember(module.text) if self.keep_results and isinstance(module, JointModel) else nullcontext():
+            v, losses = self._v(self._params(), val)
         self._check_losses(step, "validation loss", losses, val)
         if self.bilevel.lookahead == "adamw":
             state = self.engine.adamw()
@@ -281,12 +294,15 @@ class BilevelStep:
         try:
             yield
         except FloatingPointError:
-            self.weights.restore(weights)
-            set_statistics(self.engine.module, self._statistics)
-            self.engine.discard()
+            self._put_back(weights)
             raise
-        finally:
-            forget(self.engine.module)
+        forget(self.engine.module)
+
+    def _put_back(self, weights: Any) -> None:
+        self.weights.restore(weights)
+        set_statistics(self.engine.module, self._statistics)
+        self.engine.discard()
+        forget(self.engine.module)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ FLOAT = 4
 
 @dataclass(frozen=True)
 class Sizes:
-    """``params`` trainable values in ``tensors`` tensors, ``channels`` of all synchronised BatchNorm layers together."""
+    """``params`` trainable values in ``tensors`` tensors; ``channels`` of all synchronised BatchNorm layers."""
 
     params: int
     tensors: int

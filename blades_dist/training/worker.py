@@ -27,6 +27,7 @@ from blades_dist.models.export import freeze, save_encoder
 from blades_dist.models.joint import JointModel, build_joint_model, compile_towers
 from blades_dist.tasks import TaskSet, task_set
 from blades_dist.training import checkpoint
+from blades_dist.training.allocator import keep_freed_memory
 from blades_dist.training.checkpoint import Progress, Skipped, Stateful
 from blades_dist.training.guard import NonFinite, check_equal
 from blades_dist.training.loop import BilevelStep, Engine
@@ -87,6 +88,8 @@ def _build(config: PretrainConfig) -> Run:
     local = int(ray.train.get_context().get_local_world_size())
     torch.set_num_threads(train.threads_per_worker or max(1, cores // local))
     device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        keep_freed_memory()
     tasks = task_set(flash=config.loss.flash)
     model = build_joint_model(config.model, tasks, train.seed, world).to(device).train()
     if train.precision == "bf16":
