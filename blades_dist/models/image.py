@@ -86,8 +86,6 @@ def build_image_tower(config: ImageTowerConfig, embed_dim: int, batchnorm: Mode,
     if config.weights is not None:
         _read_weights(tower, config)
     replace_batchnorm(backbone, batchnorm, world)
-    # As the activations are laid out: kernels then convert no weight, and forward mode copies no tangent of one.
-    backbone.to(memory_format=torch.channels_last)
     return tower
 
 
