@@ -30,17 +30,28 @@ class SimulateConfig(Config):
 
 
 class IngestConfig(Config):
-    """Image files to Parquet shards."""
+    """A collection of photographs to Parquet shards."""
 
-    source: Path = Field(description="folder of images, searched recursively")
+    source: tuple[str, ...] = Field(description="folders, files or URIs of one format; one, or a list")
+    format: Literal["auto", "folder", "fdf", "ffhq", "webdataset", "shards"] = "auto"
+    metadata: str | None = Field(
+        None, description="formats fdf and ffhq: the data set's JSON file; None: where the data set itself puts it"
+    )
+    labels: str | None = Field(None, description="format fdf: the released EXIF label file")
     output: Path = Field(description="folder for shards, manifest.json and quarantine.parquet")
     kind: Literal["photographs", "generated"] = "photographs"
-    locator: Literal["haar"] = "haar"
+    locator: Literal["haar", "yunet", "mediapipe"] = "haar"
+    locator_model: Path | None = Field(None, description="model file of locators yunet and mediapipe")
     min_face_px: int = Field(64, ge=16, description="smaller faces are quarantined; pixels a side of the box")
     crop_scale: float = Field(1.3, ge=1.0, le=3.0, description="side of the crop over side of the face box")
     min_tags: int = Field(1, ge=0, description="a photograph with fewer usable EXIF tags is quarantined")
     max_pixels: int = Field(100_000_000, ge=1)
     max_bytes: int = Field(64 * 2**20, ge=1)
+    seconds_per_photo: float = Field(60.0, gt=0, description="a photo that takes longer is quarantined")
+    memory_mebibytes: int = Field(1536, ge=512, description="bound of the process that decodes photos")
+    near_duplicate_bits: int = Field(
+        16, ge=0, le=16, description="photos whose 256-bit perceptual hashes differ in fewer bits are one; 0: never"
+    )
     splits: dict[str, float] = Field({"train": 0.7, "val": 0.1, "calibration": 0.1, "test": 0.1})
     split_seed: int = 0
     ordinal_edges: dict[str, tuple[float, float]] | None = Field(
@@ -49,6 +60,11 @@ class IngestConfig(Config):
     rows_per_group: int = Field(64, ge=1)
     shard_mebibytes: int = Field(128, ge=1)
     ray: RayConfig = RayConfig()
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return tuple(str(item) for item in ([value] if isinstance(value, (str, Path)) else value))
 
     @field_validator("splits")
     @classmethod
@@ -62,6 +78,10 @@ class IngestConfig(Config):
 
     @model_validator(mode="after")
     def _generated(self) -> "IngestConfig":
+        if (self.locator == "haar") != (self.locator_model is None):
+            raise ValueError(
+                f"locator_model: yunet and mediapipe need a model file, haar has none; given: {self.locator}"
+            )
         if self.kind == "photographs" and self.min_tags == 0:
             raise ValueError("min_tags: photographs need at least one EXIF tag each; 0 is for kind: generated")
         return self
@@ -73,6 +93,12 @@ class StreamConfig(Config):
     window_groups: int = Field(16, ge=1, description="row groups whose rows are shuffled together")
     buffer_mebibytes: int = Field(128, ge=1, description="decoded faces a worker has ready, and as many on the way")
     task_cpus: float = Field(0.5, gt=0, description="logical CPUs of one decoding task")
+    jitter: float = Field(
+        0.0,
+        ge=0,
+        le=0.3,
+        description="training faces are cut from the stored crop smaller by up to this share; 0: whole",
+    )
     train_split: Literal["train", "val", "calibration", "test"] = "train"
     val_split: Literal["train", "val", "calibration", "test"] = "val"
 

@@ -26,8 +26,8 @@ LOOPBACK_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 @contextmanager
-def cluster(config: RayConfig) -> Iterator[None]:
-    """A connection to Ray for the enclosed block.
+def cluster(config: RayConfig, object_store_bytes: int | None = None) -> Iterator[None]:
+    """A connection to Ray for the enclosed block; ``object_store_bytes`` is for one that is started here.
 
     Joins the connection that this process already has, else the cluster of ``RAY_ADDRESS`` (set by
     ``ray job submit``); otherwise starts one on loopback and stops it at the end.
@@ -41,7 +41,13 @@ def cluster(config: RayConfig) -> Iterator[None]:
         os.environ.update(LOOPBACK_ENVIRONMENT)
         # Read from the environment when ray was imported, which is before anyone knew that we start a cluster.
         ray_constants.ENABLE_RAY_CLUSTER = False
-        ray.init(address="local", num_cpus=config.num_cpus, include_dashboard=False, logging_level=logging.WARNING)
+        ray.init(
+            address="local",
+            num_cpus=config.num_cpus,
+            object_store_memory=object_store_bytes,
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+        )
     try:
         yield
     finally:

@@ -24,14 +24,18 @@ class Config(BaseModel):
 Stage = TypeVar("Stage", bound=Config)
 
 
-def parse(stage: type[Stage], section: str, arguments: Sequence[str] | None = None) -> Stage:
+def parse(
+    stage: type[Stage], section: str, arguments: Sequence[str] | None = None, description: str | None = None
+) -> Stage:
     """Reads ``--config FILE key.sub=value ...`` and returns the stage's validated configuration.
 
     ``section`` is the key of the preset file that belongs to this stage, unless ``--section`` names another. With
     ``--print-config`` the resolved whole is printed as YAML and the process exits. A configuration that cannot be
     used ends the process with status 2 and a message naming the key.
     """
-    parser = argparse.ArgumentParser(description=(stage.__doc__ or "").strip())
+    parser = argparse.ArgumentParser(
+        description=(description or stage.__doc__ or "").strip(), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", type=Path, help="YAML file with a section per stage")
     parser.add_argument("--section", default=section, help="section of the file to read; default: %(default)s")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")

@@ -20,7 +20,7 @@ HOW_TO_READ = (
 
 def main() -> int:
     options = _options()
-    from blades_dist.data.sources import SourceError, list_images
+    from blades_dist.data.sources.folder import image_files
     from blades_dist.detect.bundle import load_detector  # torch loads after --help
     from blades_dist.detect.inspect import ImageReport, inspect_files, reference
 
@@ -30,8 +30,8 @@ def main() -> int:
         target: Path = options.target
         if not target.exists():
             raise FileNotFoundError(f"{target} does not exist")
-        files = [target / item.path for item in list_images(target)] if target.is_dir() else [target]
-    except (FileNotFoundError, SourceError, ValueError) as error:
+        files = image_files(target) if target.is_dir() else [target]
+    except (FileNotFoundError, ValueError) as error:
         print(f"predict: {error}", file=sys.stderr)
         return 2
     images, unusable = [], []

@@ -1,36 +1,36 @@
-"""One photo to rows: decode, EXIF, faces, crops. And parts: the rows of a few photos, on disk. No Ray here."""
+"""One photo to rows: decode, EXIF, faces, crops. No Ray here."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from blades_dist.config import SPLITS, IngestConfig
-from blades_dist.data.decode import DecodedImage, Rejected, decode_image
+from blades_dist.data.decode import ImageFile, Rejected, open_image
+from blades_dist.data.duplicates import perceptual_hash
 from blades_dist.data.exif import Raw, read_exif
-from blades_dist.data.faces import Face, crop, locate, read_sidecar, sidecar_of
-from blades_dist.data.records import label_column, shard_schema
-from blades_dist.tasks import TAGS, TASKS
+from blades_dist.data.faces import Face, check_inside, crop, scaled
+from blades_dist.data.locate import locate, make_locator
+from blades_dist.data.locate_models import LocatorError
+from blades_dist.data.parts import given_column, no_rows, part_schema
+from blades_dist.data.sources.base import Given
+from blades_dist.tasks import ABSENT, ORDINAL_TAGS, TAGS, TASKS
 
 # Photographs and the shards made of them are lossless throughout. The cheapest filter and run lengths: twice as fast
 # to write and a third faster to read than the best ones, for a quarter more bytes.
 _PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB)
 
 # Tags that a default run trains on; an optional one alone does not make a photograph usable.
-_COUNTED = tuple(task.tag for task in TASKS if task.tag is not None and not task.optional)
-
-_LABELS = tuple(label_column(tag) for tag in TAGS)
+COUNTED_TAGS = tuple(task.tag for task in TASKS if task.tag is not None and not task.optional)
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A file that is worth decoding; ``path`` relative to the source folder."""
+    """A file that is worth decoding; ``path`` names it in its collection."""
 
     path: str
     source: str
@@ -40,17 +40,18 @@ class Photo:
 
 @dataclass
 class Outcome:
-    """What became of one file: faces found in it, rows made of them, and (face or None, reason, detail) of the rest."""
+    """What became of one file: faces found in it, rows made of them (``part_schema``), and (face or None, reason,
+    detail) of the rest. ``fingerprint`` is the perceptual hash of the upright photo, ``pixels`` its width times its
+    height; None and 0 when it was rejected before it was decoded. ``found`` are the faces, also those without a row.
+    """
 
     path: str
     faces: int = 0
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: pa.Table = field(default_factory=no_rows)
     rejected: list[tuple[int | None, str, str]] = field(default_factory=list)
-
-
-def part_schema() -> pa.Schema:
-    """Columns of a part: a shard's, without the labels, which need the edges of the whole collection."""
-    return pa.schema([item for item in shard_schema() if item.name not in _LABELS])
+    fingerprint: bytes | None = None
+    pixels: int = 0
+    found: list[Face] = field(default_factory=list)
 
 
 def split_of(sha256: str, seed: int, shares: dict[str, float]) -> str:
@@ -67,62 +68,91 @@ def split_of(sha256: str, seed: int, shares: dict[str, float]) -> str:
     return chosen
 
 
-def process_photo(folder: Path, photo: Photo, config: IngestConfig) -> Outcome:
-    """Rows of one photo, or why there are none. Whatever is wrong with the file ends up in the outcome."""
+def process_photo(photo: Photo, data: bytes, given: Given, config: IngestConfig) -> Outcome:
+    """Rows of one photo, or why there are none. Whatever is wrong with the file ends up in the outcome.
+
+    Raises:
+        LocatorError: the configured locator cannot be used, which is no photo's fault.
+    """
     outcome = Outcome(photo.path)
     try:
-        _process(folder / photo.path, photo, config, outcome)
+        _process(photo, data, given, config, outcome)
     except Rejected as error:
-        outcome.rejected.append((None, error.reason, error.detail))
-    except OSError as error:
-        outcome.rejected.append((None, "unreadable", error.strerror or type(error).__name__))
+        return _refused(outcome, error.reason, error.detail)
+    except LocatorError:
+        raise
+    except MemoryError:
+        return no_memory(outcome)
     except Exception as error:  # one odd file must not end the run of a million; nothing is lost, its name is kept
-        outcome.rejected.append((None, "unreadable", f"{type(error).__name__}: {error}"[:200]))
-    if any(face is None for face, _, _ in outcome.rejected):
-        outcome.faces, outcome.rows, outcome.rejected = 0, [], outcome.rejected[-1:]
+        if isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem:
+            return no_memory(outcome)
+        return _refused(outcome, "unreadable", f"{type(error).__name__}: {error}"[:200])
     return outcome
 
 
-def write_part(rows: Sequence[dict[str, Any]], target: Path) -> int:
-    """Writes rows, if any, as a part file; returns their images' bytes."""
-    if not rows:
-        return 0
-    pq.write_table(pa.Table.from_pylist(list(rows), part_schema()), target, compression="none", use_dictionary=False)
-    return sum(len(row["image"]) for row in rows)
+def no_memory(outcome: Outcome) -> Outcome:
+    """The outcome of a photo that does not fit into the memory there is."""
+    return _refused(outcome, "too_large", "it needs more memory than there is; a larger memory_mebibytes may do")
 
 
-def _process(file: Path, photo: Photo, config: IngestConfig, outcome: Outcome) -> None:
-    data = file.read_bytes()
+def _process(photo: Photo, data: bytes, given: Given, config: IngestConfig, outcome: Outcome) -> None:
     if hashlib.sha256(data).hexdigest() != photo.sha256:
         raise Rejected("unreadable", "the file changed while it was being ingested")
-    image = decode_image(data, config.max_pixels, config.max_bytes)
-    raw = read_exif(data)
-    if config.kind == "photographs":
-        usable = sum(raw[tag] is not None for tag in _COUNTED)
+    image = open_image(data, config.max_pixels, config.max_bytes)
+    raw = _merged(given, data)
+    if config.kind == "photographs":  # before decoding, which is most of the work
+        usable = sum(raw[tag] is not None or given.levels.get(tag, ABSENT) != ABSENT for tag in COUNTED_TAGS)
         if usable < config.min_tags:
             raise Rejected("no_usable_tag", f"{usable} usable EXIF tags; at least {config.min_tags} are needed")
-    faces = _faces(file, image.rgb)
-    if not faces:
+    picture, factor = image.preview()
+    outcome.fingerprint, outcome.pixels = perceptual_hash(picture), image.width * image.height
+    if given.faces is not None:
+        outcome.found = _given_faces(given.faces, given.frame, image)
+    else:
+        outcome.found = locate(picture, make_locator(config.locator, config.locator_model), factor)
+    del picture
+    outcome.faces = len(outcome.found)
+    if not outcome.found:
         raise Rejected("no_face", "no face was found")
-    outcome.faces = len(faces)
-    for index, face in enumerate(faces):
+    rows = []
+    for index, face in enumerate(outcome.found):
         side = min(face.box[2], face.box[3])
         if side < config.min_face_px:
             detail = f"{side:.0f} pixels; at least {config.min_face_px} are needed"
             outcome.rejected.append((index, "face_too_small", detail))
         else:
-            outcome.rows.append(_row(photo, index, face, image, raw, config.crop_scale))
+            rows.append(_row(photo, index, face, image, config.crop_scale) | _tag_columns(raw, given))
+    if rows:
+        outcome.rows = pa.Table.from_pylist(rows, part_schema())
 
 
-def _faces(file: Path, rgb: np.ndarray) -> list[Face]:
-    sidecar = sidecar_of(file)
-    if sidecar.is_file():
-        return read_sidecar(sidecar.read_bytes(), rgb.shape[1], rgb.shape[0])
-    return locate(rgb)
+def _refused(outcome: Outcome, reason: str, detail: str) -> Outcome:
+    """The outcome of a file that is out as a whole; what is known of its pixels stays."""
+    return Outcome(
+        outcome.path,
+        rejected=[(None, reason, detail)],
+        fingerprint=outcome.fingerprint,
+        pixels=outcome.pixels,
+        found=outcome.found,
+    )
 
 
-def _row(photo: Photo, index: int, face: Face, image: DecodedImage, raw: Raw, scale: float) -> dict[str, Any]:
-    pixels, landmarks = crop(image.rgb, face, scale)
+def _merged(given: Given, data: bytes) -> Raw:
+    """Per tag what the source says, else what the file itself says."""
+    said = given.exif or {}
+    own: Raw = {} if all(said.get(tag) is not None for tag in TAGS) else read_exif(data)
+    return {tag: said[tag] if said.get(tag) is not None else own[tag] for tag in TAGS}
+
+
+def _given_faces(faces: Sequence[Face], frame: tuple[float, float] | None, image: ImageFile) -> list[Face]:
+    if frame is not None:
+        faces = [scaled(face, image.width / frame[0], image.height / frame[1]) for face in faces]
+    check_inside(faces, image.width, image.height)
+    return list(faces)
+
+
+def _row(photo: Photo, index: int, face: Face, image: ImageFile, scale: float) -> dict[str, Any]:
+    pixels, landmarks = crop(image.pixels(), face, scale)
     done, encoded = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), _PNG)
     if not done:
         raise ValueError("the crop could not be encoded")
@@ -132,12 +162,17 @@ def _row(photo: Photo, index: int, face: Face, image: DecodedImage, raw: Raw, sc
         "split": photo.split,
         "source": photo.source,
         "path": photo.path,
-        "image": encoded.tobytes(),
+        "image": np.asarray(encoded).tobytes(),
         "width": pixels.shape[1],
         "height": pixels.shape[0],
         "box": list(face.box),
         "landmarks": landmarks.ravel().tolist(),
         "codec": image.codec,
         "jpeg_quality": image.jpeg_quality,
-        **{f"exif_{tag}": raw[tag] for tag in TAGS},
     }
+
+
+def _tag_columns(raw: Raw, given: Given) -> dict[str, Any]:
+    values = {f"exif_{tag}": raw[tag] for tag in TAGS}
+    levels = {tag: level for tag, level in given.levels.items() if level != ABSENT}
+    return values | {given_column(tag): levels.get(tag) for tag in ORDINAL_TAGS}

@@ -1,9 +1,10 @@
 """The order of rows in an epoch, and which of them a worker reads. Pure NumPy: no Ray, no files.
 
 The order is a function of (seed, epoch, row groups of the split) alone. Row groups are permuted, then the rows of
-every ``window`` successive groups are shuffled together. Global batch ``j`` of ``N`` workers with ``B`` rows each is
-rows ``[j*N*B, (j+1)*N*B)`` of that order; worker ``r`` takes the ``r``-th ``B`` of them. What is left over at the
-end of an epoch, less than a global batch, is not used in that epoch; the next one has another order.
+every ``window`` successive groups are shuffled together. The epochs' orders, one after another, make one sequence
+without end, cut into global batches: of ``N`` workers with ``B`` rows each, worker ``r`` takes the ``r``-th ``B`` rows
+of the next ``N*B``. A global batch may hold the last rows of one epoch and the first of the next, so that every epoch
+consumes each row exactly once whatever ``N`` and ``B`` are, and also when they change within it.
 
 Permutations sort hashed keys instead of using a library's generator, so that a run resumed under another NumPy
 version goes on in the same order.
@@ -19,7 +20,8 @@ from blades_dist.data.records import Manifest
 
 @dataclass(frozen=True)
 class Position:
-    """Where a stream stands: ``rows`` of the order of ``epoch`` have been consumed, by all workers together."""
+    """Where a stream stands: all epochs before ``epoch`` are consumed, and ``rows`` of its order, by all workers
+    together. All rows of one epoch and none of the next are the same place."""
 
     epoch: int = 0
     rows: int = 0
@@ -31,13 +33,15 @@ class Position:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows of ``batches`` successive batches of one worker: row ``row[i]`` of row group ``group[i]`` of the split.
+    """Rows of ``batches`` successive batches of one worker: row ``row[i]`` of row group ``group[i]`` of the split, in
+    epoch ``epoch[i]``; (rows,) int64 each.
 
     ``first`` is the position before the first of them.
     """
 
     first: Position
     batches: int
+    epoch: np.ndarray
     group: np.ndarray
     row: np.ndarray
 
@@ -52,6 +56,7 @@ class EpochOrder:
         if window < 1 or seed < 0:
             raise ValueError(f"window >= 1 and seed >= 0, got {window} and {seed}")
         sizes = np.asarray(group_rows, np.int64)
+        self.epoch = epoch
         self._salt = (seed, epoch)
         self._window = window
         self._groups = _permutation(len(sizes), *self._salt, 0)
@@ -84,11 +89,11 @@ class EpochOrder:
         return group[shuffle], row[shuffle]
 
 
-def steps_per_epoch(manifest: Manifest, split: str, global_batch: int) -> int:
-    """Whole global batches in one epoch of a split.
+def global_batches(manifest: Manifest, split: str, global_batch: int, epochs: int = 1) -> int:
+    """Whole global batches in ``epochs`` epochs of a split.
 
     Raises:
-        ValueError: there is none: the split has fewer rows than one global batch.
+        ValueError: the split has fewer rows than one global batch, which would then hold a row several times.
     """
     rows = sum(shard.rows for shard in manifest.shards if shard.split == split)
     if rows < global_batch:
@@ -96,7 +101,7 @@ def steps_per_epoch(manifest: Manifest, split: str, global_batch: int) -> int:
             f"split {split!r} has {rows} rows, fewer than one global batch of {global_batch} "
             f"(batch size x workers): use a smaller batch, fewer workers or more photographs"
         )
-    return rows // global_batch
+    return epochs * rows // global_batch
 
 
 def chunks(
@@ -110,7 +115,7 @@ def chunks(
     world_size: int,
     batches_per_chunk: int,
 ) -> Iterator[Chunk]:
-    """One worker's share from ``start`` on, without end, in order; a chunk does not cross the end of an epoch.
+    """One worker's share from ``start`` on, without end, in order.
 
     Raises:
         ValueError: rank or sizes out of range, a position beyond its epoch, or an epoch without a whole batch.
@@ -121,23 +126,27 @@ def chunks(
         raise ValueError(f"batch size {batch_size}, rank {rank} of {world_size}: not possible with {total} rows")
     if start.rows > total:
         raise ValueError(f"{start} lies beyond its epoch of {total} rows: was it taken on other shards?")
-    epoch, done = start.epoch, start.rows
+    mine = np.arange(batches_per_chunk * step).reshape(-1, world_size, batch_size)[:, rank].ravel()
+    position = after(start, 0, total)
+    order = EpochOrder(group_rows, window, seed, position.epoch)
     while True:
-        order = EpochOrder(group_rows, window, seed, epoch)
-        while total - done >= step:
-            batches = min(batches_per_chunk, (total - done) // step)
-            stop = done + batches * step
-            group, row = order.stretch(done, stop)
-            mine = np.arange(batches * step).reshape(batches, world_size, batch_size)[:, rank].ravel()
-            yield Chunk(Position(epoch, done), batches, group[mine], row[mine])
-            done = stop
-        epoch, done = epoch + 1, 0
+        first, missing = position, batches_per_chunk * step
+        parts: list[np.ndarray] = []
+        while missing:
+            if order.epoch != position.epoch:
+                order = EpochOrder(group_rows, window, seed, position.epoch)
+            taken = min(missing, total - position.rows)
+            group, row = order.stretch(position.rows, position.rows + taken)
+            parts.append(np.stack([np.full(taken, order.epoch), group, row]))
+            position, missing = after(position, taken, total), missing - taken
+        epochs, groups, rows = np.concatenate(parts, axis=1)[:, mine]
+        yield Chunk(first, batches_per_chunk, epochs, groups, rows)
 
 
-def after(position: Position, global_batch: int, total: int) -> Position:
-    """The position one global batch on; the start of the next epoch once this one has no whole batch left."""
-    rows = position.rows + global_batch
-    return Position(position.epoch, rows) if total - rows >= global_batch else Position(position.epoch + 1, 0)
+def after(position: Position, rows: int, total: int) -> Position:
+    """The position ``rows`` rows on, of epochs of ``total``."""
+    epochs, rest = divmod(position.rows + rows, total)
+    return Position(position.epoch + epochs, rest)
 
 
 def _permutation(count: int, *salt: int) -> np.ndarray:

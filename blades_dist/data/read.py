@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from blades_dist.data.jitter import STILL, Jitter
 from blades_dist.data.records import LANDMARKS, label_column, read_manifest
 from blades_dist.tasks import TAGS
 
@@ -68,12 +69,21 @@ def read_split(
         yield _stored_batch(rest, image_size)
 
 
-def read_rows(files: list[tuple[Path, int]], group: np.ndarray, row: np.ndarray, image_size: int) -> Batch:
-    """Rows ``row[i]`` of row groups ``files[group[i]]`` (shard, number of the group), in that order.
+def read_rows(
+    files: list[tuple[Path, int]],
+    group: np.ndarray,
+    row: np.ndarray,
+    image_size: int,
+    jitter: Jitter = STILL,
+    epoch: np.ndarray | None = None,
+) -> Batch:
+    """Rows ``row[i]`` of row groups ``files[group[i]]`` (shard, number of the group), in that order, each jittered as
+    it comes in epoch ``epoch[i]`` (None: 0).
 
     Every group is read once, and its encoded images are let go before the next is read: memory is one row group's
     bytes besides the result.
     """
+    epoch = np.zeros(len(row), np.int64) if epoch is None else epoch
     batch = empty_batch(len(row), image_size)
     # By group, then row: sequential reading, and each group once.
     by_place = np.lexsort((row, group))
@@ -87,7 +97,9 @@ def read_rows(files: list[tuple[Path, int]], group: np.ndarray, row: np.ndarray,
                 file, opened = pq.ParquetFile(path), path
             assert file is not None
             table = file.read_row_group(number, columns=list(COLUMNS), use_threads=False)
-            fill(batch, places, table.take(row[places]) if len(places) < len(table) else table, image_size)
+            if not np.array_equal(row[places], np.arange(len(table))):
+                table = table.take(row[places])
+            fill(batch, places, table, image_size, jitter, epoch)
     finally:
         if file is not None:
             file.close()
@@ -104,14 +116,23 @@ def empty_batch(rows: int, image_size: int) -> Batch:
     )
 
 
-def fill(batch: Batch, places: np.ndarray, table: pa.Table, image_size: int) -> None:
-    """Decodes the rows of a shard table into ``places`` of a batch."""
+def fill(
+    batch: Batch,
+    places: np.ndarray,
+    table: pa.Table,
+    image_size: int,
+    jitter: Jitter = STILL,
+    epoch: np.ndarray | None = None,
+) -> None:
+    """Decodes the rows of a shard table into ``places`` of a batch; ``epoch`` has one number a place of the batch."""
     images = table["image"].combine_chunks()
     marks = table["landmarks"].combine_chunks().flatten().to_numpy().reshape(-1, LANDMARKS, 2)
     for i, (place, name) in enumerate(zip(places, table["id"].to_pylist(), strict=True)):
-        scale = decode_face(np.frombuffer(images[i].as_buffer(), np.uint8), batch["images"][place], name)
+        pixels = decoded(np.frombuffer(images[i].as_buffer(), np.uint8), name)
+        window = jitter.window(name, 0 if epoch is None else int(epoch[place]), pixels.shape[:2], marks[i])
+        scale = resize_into(batch["images"][place], pixels[window.rows, window.columns])
         # Pixel centres lie at half-integers of the picture's extent, which is what a resize maps.
-        batch["landmarks"][place] = (marks[i] + 0.5) * scale - 0.5
+        batch["landmarks"][place] = (marks[i] - window.corner + 0.5) * scale - 0.5
         batch["ids"][place] = name
     for column, tag in enumerate(TAGS):
         batch["labels"][places, column] = table[label_column(tag)].to_numpy()
@@ -125,9 +146,23 @@ def decode_face(encoded: np.ndarray, target: np.ndarray, name: str = "") -> np.n
     Raises:
         ValueError: the bytes are no image: the shard is damaged.
     """
+    return resize_into(target, decoded(encoded, name))
+
+
+def decoded(encoded: np.ndarray, name: str = "") -> np.ndarray:
+    """A stored crop's pixels (H, W, 3) uint8 in OpenCV's BGR.
+
+    Raises:
+        ValueError: the bytes are no image: the shard is damaged.
+    """
     pixels = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
     if pixels is None:
         raise ValueError(f"row {name}: the stored image cannot be decoded, the shard is damaged; run ingest again")
+    return np.asarray(pixels)
+
+
+def resize_into(target: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Resizes BGR pixels into ``target`` (3, S, S) uint8 RGB; returns the factors, (x, y)."""
     height, width = pixels.shape[:2]
     size = target.shape[-1]
     if (height, width) != (size, size):

@@ -25,6 +25,7 @@ REASONS = (
     "no_usable_tag",
     "bad_sidecar",
     "duplicate",
+    "near_duplicate",
 )
 
 

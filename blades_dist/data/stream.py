@@ -1,7 +1,7 @@
 """Batches for the train workers: decoded and resized in Ray Data tasks, in an order that can be resumed anywhere."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -14,14 +14,16 @@ import ray
 from ray.data import DataContext, TaskPoolStrategy
 
 from blades_dist.config import StreamConfig
-from blades_dist.data.order import Chunk, Position, after, chunks, steps_per_epoch
+from blades_dist.data.jitter import Jitter
+from blades_dist.data.order import Chunk, Position, after, chunks, global_batches
 from blades_dist.data.read import Batch, read_rows
 from blades_dist.data.records import LANDMARKS, read_manifest
 from blades_dist.tasks import TAGS
 
-__all__ = ["Batch", "Position", "quiet_ray_data", "steps_per_epoch", "stream"]
+__all__ = ["Batch", "Position", "quiet_ray_data", "stream"]
 
 ROWS_PER_TASK = 512  # a Ray task costs some ten milliseconds, and re-reads the window's row groups: not one a batch
+TASKS_PER_SPAN = 2  # at least, where the buffer is too small for so many rows each
 
 _logger = logging.getLogger(__name__)
 
@@ -36,19 +38,20 @@ def stream(
     world_size: int,
     seed: int,
     start: Position,
+    jitter: float = 0.0,
 ) -> Iterator[tuple[Batch, Position]]:
     """One worker's batches of a split, without end over epochs, each with the position **after** it.
 
-    The order depends on (seed, epoch, manifest) only; see ``order``. The position after the last whole global batch
-    of an epoch is the start of the next one. Resuming skips what was consumed by arithmetic: row groups that hold
-    nothing of the rest are not opened.
+    The order depends on (seed, epoch, manifest) only, and so does what ``jitter`` (see ``jitter.Jitter``; 0: nothing)
+    makes of a row. A batch may hold rows of two epochs; see ``order``. Resuming skips what was consumed by arithmetic:
+    row groups that hold nothing of the rest are not opened.
 
     Raises:
         FileNotFoundError: the folder holds no manifest.
         ValueError: the split has fewer rows than a global batch, or ``start`` lies beyond its epoch.
     """
     manifest = read_manifest(folder)
-    steps_per_epoch(manifest, split, batch_size * world_size)
+    global_batches(manifest, split, batch_size * world_size)
     shards = manifest.split(split)
     files = [(folder.resolve() / shard.name, group) for shard in shards for group in range(len(shard.row_groups))]
     sizes = [rows for shard in shards for rows in shard.row_groups]
@@ -60,27 +63,27 @@ def stream(
         batch_size=batch_size,
         rank=rank,
         world_size=world_size,
-        batches_per_chunk=max(1, ROWS_PER_TASK // batch_size),
+        batches_per_chunk=batches_per_task(config, batch_size),
     )
     # A wrong rank or position is told to the caller now, not to whoever asks for the first batch.
     first = list(islice(plan, 1))
-    return _batches(first, plan, files, config, batch_size, world_size, sum(sizes))
+    load = partial(load_chunk, files=files, image_size=config.image_size, jitter=Jitter(jitter, seed))
+    return _batches(first, plan, load, config, batch_size, world_size, sum(sizes))
 
 
 def _batches(
     first: list[Chunk],
     plan: Iterator[Chunk],
-    files: list[tuple[Path, int]],
+    load: Callable[[pa.Table], pa.Table],
     config: StreamConfig,
     batch_size: int,
     world_size: int,
     total: int,
 ) -> Iterator[tuple[Batch, Position]]:
-    row_bytes = 3 * config.image_size**2
     with ThreadPoolExecutor(1, thread_name_prefix="stream") as background:
 
         def begin(chunks: list[Chunk]) -> tuple[list[Chunk], Future[list[ray.ObjectRef[pa.Table]]]]:
-            return chunks, background.submit(_run, chunks, files, config, world_size)
+            return chunks, background.submit(_run, chunks, load, config, world_size)
 
         # The first run is short, so that training starts soon, and each next one, under way while one is consumed, at
         # most twice as long: whoever stops early has decoded little in vain.
@@ -88,7 +91,7 @@ def _batches(
         while True:
             span, future = coming
             tables = future.result()
-            room = config.buffer_mebibytes * 2**20 // (row_bytes * len(span[0].row))
+            room = _buffer_rows(config) // len(span[0].row)
             coming = begin(list(islice(plan, max(1, min(2 * len(span), room)))))
             for chunk in span:
                 position = chunk.first
@@ -96,6 +99,16 @@ def _batches(
                 for batch in _unpack(table, config.image_size):
                     position = after(position, batch_size * world_size, total)
                     yield batch, position
+
+
+def batches_per_task(config: StreamConfig, batch_size: int) -> int:
+    """How many successive batches of a worker one Ray task decodes."""
+    return max(1, min(ROWS_PER_TASK, _buffer_rows(config) // TASKS_PER_SPAN) // batch_size)
+
+
+def _buffer_rows(config: StreamConfig) -> int:
+    """Decoded faces that fit into the buffer."""
+    return config.buffer_mebibytes * 2**20 // (3 * config.image_size**2)
 
 
 def quiet_ray_data() -> DataContext:
@@ -110,7 +123,7 @@ def quiet_ray_data() -> DataContext:
 
 
 def _run(
-    span: list[Chunk], files: list[tuple[Path, int]], config: StreamConfig, world_size: int
+    span: list[Chunk], load: Callable[[pa.Table], pa.Table], config: StreamConfig, world_size: int
 ) -> "list[ray.ObjectRef[pa.Table]]":
     """Runs the chunks through Ray Data to the end; one table each, in order, in the object store.
 
@@ -124,8 +137,8 @@ def _run(
     context.execution_no_progress_timeout_s = -1
     with DataContext.current(context):
         # Not from_arrow: that looks at its tables in Ray tasks of a whole CPU each, which train workers may all hold.
-        dataset = ray.data.from_items([_pack(chunk) for chunk in span], override_num_blocks=len(span)).map_batches(
-            partial(_load, files=files, image_size=config.image_size),
+        dataset = ray.data.from_items([pack_chunk(chunk) for chunk in span], override_num_blocks=len(span)).map_batches(
+            load,
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,
@@ -149,21 +162,19 @@ def _task_pool(task_cpus: float, world_size: int) -> tuple[int, float]:
     return max(1, int(total / world_size)), task_cpus
 
 
-def _pack(chunk: Chunk) -> dict[str, int | bytes]:
-    return {
-        "batches": chunk.batches,
-        "group": chunk.group.astype(np.int64).tobytes(),
-        "row": chunk.row.astype(np.int64).tobytes(),
-    }
+def pack_chunk(chunk: Chunk) -> dict[str, int | bytes]:
+    """A chunk as the row of a table that ``load_chunk`` takes."""
+    arrays = {"epoch": chunk.epoch, "group": chunk.group, "row": chunk.row}
+    return {"batches": chunk.batches} | {name: array.astype(np.int64).tobytes() for name, array in arrays.items()}
 
 
-def _load(task: pa.Table, files: list[tuple[Path, int]], image_size: int) -> pa.Table:
+def load_chunk(task: pa.Table, files: list[tuple[Path, int]], image_size: int, jitter: Jitter) -> pa.Table:
     """Runs in a Ray task: the rows of one chunk as one row a batch, arrays as their bytes."""
     cv2.setNumThreads(1)
     (packed,) = task.to_pylist()
     batches = packed["batches"]
-    group, row = (np.frombuffer(packed[name], np.int64) for name in ("group", "row"))
-    loaded = read_rows(files, group, row, image_size)
+    epoch, group, row = (np.frombuffer(packed[name], np.int64) for name in ("epoch", "group", "row"))
+    loaded = read_rows(files, group, row, image_size, jitter, epoch)
     ids = np.array_split(np.array(loaded["ids"], object), batches)
     return pa.table(
         {

@@ -69,10 +69,19 @@ def summary(config: FitConfig, info: DetectorInfo) -> list[str]:
 
 
 def preprocessing(manifest: Manifest, image_size: int) -> Preprocessing:
-    """How faces must be made from photos for this detector: as the training split was."""
+    """How faces must be made from photos for this detector: as the training split was.
+
+    Raises:
+        ValueError: its faces were located by something that detectors do not carry with them yet.
+    """
+    if manifest.locator != "haar":
+        raise ValueError(
+            f"shards: their faces were located by {manifest.locator}, whose model file a detector does not carry yet; "
+            "ingest with locator haar, or with faces from sidecars or the data set itself"
+        )
     return Preprocessing(
         image_size=image_size,
-        locator=manifest.locator,
+        locator="haar",
         crop_scale=manifest.crop_scale,
         min_face_px=manifest.min_face_px,
     )

@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from blades_dist.data.decode import Rejected, decode_image
-from blades_dist.data.faces import Face, crop, locate, read_sidecar, sidecar_of
+from blades_dist.data.decode import ImageFile, Rejected, open_image
+from blades_dist.data.faces import Face, check_inside, crop, parse_sidecar, sidecar_of
+from blades_dist.data.locate import find_faces, make_locator
 from blades_dist.data.read import decode_face
 from blades_dist.detect.detector import Detector, FaceResult, Verdict
 from blades_dist.detect.info import Preprocessing
@@ -98,9 +99,9 @@ def prepare(
     Raises:
         Rejected: the file, the sidecar or its faces cannot be used; its reason says why.
     """
-    image = decode_image(data, max_pixels, max_bytes)
-    height, width = image.rgb.shape[:2]
-    faces = _faces(image.rgb, sidecar, whole)
+    image = open_image(data, max_pixels, max_bytes)
+    width, height = image.width, image.height
+    faces = _faces(image, how, sidecar, whole)
     came_from: FacesFrom = "whole image" if whole else "located" if sidecar is None else "sidecar"
     if not faces:
         raise Rejected("no_face", "no face was found")
@@ -110,7 +111,7 @@ def prepare(
         raise Rejected("face_too_small", f"the largest face has {side:.0f} pixels a side; {how.min_face_px} are needed")
     crops = np.empty((len(large), 3, how.image_size, how.image_size), np.uint8)
     for face, target in zip(large, crops, strict=True):
-        pixels, _ = crop(image.rgb, face, 1.0 if whole else how.crop_scale)
+        pixels, _ = crop(image.pixels(), face, 1.0 if whole else how.crop_scale)
         _resize(pixels, target)
     digest = hashlib.sha256(data).hexdigest()
     small = len(faces) - len(large)
@@ -184,11 +185,14 @@ def _open(file: Path, how: Preprocessing, max_pixels: int, max_bytes: int, whole
         return Unusable("unreadable", error.strerror or type(error).__name__)
 
 
-def _faces(rgb: np.ndarray, sidecar: bytes | None, whole: bool) -> list[Face]:
-    height, width = rgb.shape[:2]
+def _faces(image: ImageFile, how: Preprocessing, sidecar: bytes | None, whole: bool) -> list[Face]:
     if whole:
-        return [Face((0.0, 0.0, float(width), float(height)), np.zeros((0, 2), np.float32))]
-    return locate(rgb) if sidecar is None else read_sidecar(sidecar, width, height)
+        return [Face((0.0, 0.0, float(image.width), float(image.height)), np.zeros((0, 2), np.float32))]
+    if sidecar is None:
+        return find_faces(image, make_locator(how.locator))
+    faces = parse_sidecar(sidecar)
+    check_inside(faces, image.width, image.height)
+    return faces
 
 
 def _resize(pixels: np.ndarray, target: np.ndarray) -> None:

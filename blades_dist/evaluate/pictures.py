@@ -1,18 +1,19 @@
 """The pictures of a report: plots of every detector, and the faces that the main one places worst."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pyarrow.parquet as pq
 
 from blades_dist.data.records import read_manifest
+from blades_dist.data.thumbnails import thumbnail
 from blades_dist.detect.bundle import Detector
 from blades_dist.detect.features import FeatureSet
 from blades_dist.evaluate import plots, report, tables
 from blades_dist.evaluate.scoring import SPLIT, Scored, Sides
+from blades_dist.figures import Plot, plot
 
 WORST = 8  # mistakes shown of each side
 THUMBNAIL = 160  # pixels a side at most
@@ -27,40 +28,31 @@ def draw(
     weights: report.Weights | None,
     confidence: float,
     seed: int,
-) -> list[report.Plot]:
+) -> list[Plot]:
     """ROC and scores of every detector, the weights if known, and the features of the main (first) detector."""
     drawn = []
     for i, (name, s) in enumerate(scored.items()):
         stem = f"{i + 1}-{re.sub(r'[^A-Za-z0-9_-]+', '_', name)}"
         title, unit = f"ROC of {name}", UNITS[s.detector.info.kind]
-        roc = _both(plots.plot_roc, s.real, s.generated, assessments[name], title, confidence)
+        roc = (plots.plot_roc, s.real, s.generated, assessments[name], title, confidence)
         caption = f"{title}: each generator against all photographs, with AUC and its interval."
-        drawn.append(_plot(f"roc-{stem}", caption, *roc, detector=name))
+        drawn.append(plot(f"roc-{stem}", caption, *roc, detector=name))
         title = f"Scores of {name}"
         threshold = s.detector.threshold()
-        scores = _both(plots.plot_scores, s.real, s.generated, threshold, title, unit)
+        scores = (plots.plot_scores, s.real, s.generated, threshold, title, unit)
         caption = (
             f"{title}: {unit}, right is more like a photograph; what scores left of the dashed threshold is flagged. "
             "The outermost bins also hold what lies beyond the range shown."
         )
-        drawn.append(_plot(f"scores-{stem}", caption, *scores, detector=name))
+        drawn.append(plot(f"scores-{stem}", caption, *scores, detector=name))
     if weights is not None and weights.history:
         caption = "Task weights λ over pretraining; the legend gives where each ended."
-        drawn.append(_plot("weights", caption, *_both(plots.plot_weights, weights.history, weights.names)))
+        drawn.append(plot("weights", caption, plots.plot_weights, weights.history, weights.names))
     points, groups, method = _projection(main, seed)
     title = f"{method} of the features of {next(iter(scored))}"
     caption = f"{title}, {len(points)} faces. Distances between far groups mean nothing in such a picture."
-    drawn.append(_plot("features", caption, *_both(plots.plot_projection, points, groups, method, title)))
+    drawn.append(plot("features", caption, plots.plot_projection, points, groups, method, title))
     return drawn
-
-
-def _both(draw: Callable[..., plots.Figure], *args: object) -> tuple[plots.Figure, plots.Figure]:
-    return draw(*args, theme=plots.LIGHT), draw(*args, theme=plots.DARK)
-
-
-def _plot(name: str, caption: str, light: plots.Figure, dark: plots.Figure, detector: str | None = None) -> report.Plot:
-    width, height = (round(96 * inches) for inches in light.get_size_inches())
-    return report.Plot(name, caption, plots.png(light), plots.png(dark), width, height, detector)
 
 
 def _projection(sides: Sides, seed: int) -> tuple[np.ndarray, list[str], str]:
@@ -92,7 +84,7 @@ def _mistakes(
     p_values, flags = detector.p_values(scores[rows]), detector.is_generated(scores[rows])
     return [
         report.Mistake(
-            picture=_thumbnail(crops[faces.ids[i]]),
+            picture=thumbnail(crops[faces.ids[i]], THUMBNAIL),
             source=faces.sources[i],
             path=faces.paths[i],
             score=float(scores[i]),
@@ -114,13 +106,3 @@ def _crops(folder: Path, ids: set[str]) -> dict[str, bytes]:
                 rows = file.read_row_group(group, columns=["id", "image"]).to_pylist()
                 found |= {row["id"]: row["image"] for row in rows if row["id"] in ids}
     return found
-
-
-def _thumbnail(stored: bytes) -> bytes:
-    pixels = cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_COLOR)
-    if pixels is None:
-        raise ValueError("a stored image cannot be decoded, the shard is damaged; run ingest again")
-    scale = min(1.0, THUMBNAIL / max(pixels.shape[:2]))
-    if scale < 1:
-        pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()

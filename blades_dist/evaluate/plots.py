@@ -1,18 +1,10 @@
-"""Figures, drawn without pyplot: no window, no global state, nothing to close.
+"""The figures of an evaluation; what repeats a colour changes its line."""
 
-Colours are those of Okabe and Ito (2008), told apart by colour-blind readers; what repeats a colour changes its line.
-"""
-
-import io
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import wraps
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
@@ -20,55 +12,14 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from blades_dist.evaluate.metrics import ladder, roc
 from blades_dist.evaluate.tables import Assessment, show
+from blades_dist.figures import LIGHT, Theme, themed
 
 REAL = "photographs"
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("s", "^", "D", "v", "P", "X", "*")
 
 
-@dataclass(frozen=True)
-class Theme:
-    """``colours`` are for generators and tasks in turn, ``real`` is the photographs' grey."""
-
-    text: str
-    faint: str
-    paper: str
-    real: str
-    colours: tuple[str, ...]
-
-
-_OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
-_LIGHTENED = ("#4DA3DC", "#F0803C", "#2CC295", "#E39BC4", "#F2B53A", "#A9DBF7", "#C4A15C")
-LIGHT = Theme("#1b1f24", "#d5d9de", "#ffffff", "#6b7280", _OKABE_ITO)
-DARK = Theme("#e8eaed", "#3a4049", "#16191d", "#a3abb5", _LIGHTENED)
-
-
-def _themed(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draws under the theme's settings and leaves matplotlib's own as they were."""
-
-    @wraps(draw)
-    def themed(*args: Any, theme: Theme = LIGHT, **options: Any) -> Figure:
-        inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "axes.titlecolor")
-        settings: dict[str, Any] = {key: theme.text for key in inked}
-        settings |= {"figure.facecolor": theme.paper, "axes.facecolor": theme.paper, "savefig.facecolor": theme.paper}
-        settings |= {"legend.facecolor": theme.paper, "legend.edgecolor": theme.faint, "grid.color": theme.faint}
-        settings |= {"font.size": 12, "axes.titlesize": 13, "axes.grid": True, "axes.axisbelow": True}
-        settings |= {"axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 2, "legend.fontsize": 11}
-        with matplotlib.rc_context(settings):
-            return draw(*args, theme=theme, **options)
-
-    return themed
-
-
-def png(figure: Figure, dots_per_inch: int = 110) -> bytes:
-    """The figure as a PNG file."""
-    out = io.BytesIO()
-    FigureCanvasAgg(figure)
-    figure.savefig(out, format="png", dpi=dots_per_inch, metadata={"Software": ""})
-    return out.getvalue()
-
-
-@_themed
+@themed
 def plot_roc(
     real: np.ndarray,
     generated: Mapping[str, np.ndarray],
@@ -97,7 +48,7 @@ def plot_roc(
     return figure
 
 
-@_themed
+@themed
 def plot_scores(
     real: np.ndarray,
     generated: Mapping[str, np.ndarray],
@@ -139,7 +90,7 @@ def plot_scores(
     return figure
 
 
-@_themed
+@themed
 def plot_weights(
     history: Sequence[tuple[int, Sequence[float]]], names: Sequence[str], *, theme: Theme = LIGHT
 ) -> Figure:
@@ -171,7 +122,7 @@ def plot_weights(
     return figure
 
 
-@_themed
+@themed
 def plot_projection(
     points: np.ndarray, groups: Sequence[str], method: str, title: str, *, theme: Theme = LIGHT
 ) -> Figure:

@@ -1,6 +1,5 @@
 """What an evaluation found, as one self-contained HTML page and as JSON: the same numbers in both."""
 
-import base64
 import html
 import json
 import math
@@ -9,13 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from blades_dist import page
 from blades_dist.evaluate.metrics import Estimate
 from blades_dist.evaluate.parity import ALL, LEAK, NOT_AUDITED, Audit, Distribution
 from blades_dist.evaluate.tables import RANKING, Assessment, Table, show
+from blades_dist.figures import Plot
 
 SCHEMA_VERSION = 1
 WEIGHTS = "weights.json"
@@ -60,22 +60,6 @@ class Pretext(_File):
 
     coarse_auc: CoarseAuc
     tasks: dict[str, TaskAccuracy]
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure as PNG files for light and dark pages; ``width`` and ``height`` in CSS pixels.
-
-    ``detector`` names whose it is, None: it belongs to none of them alone.
-    """
-
-    name: str
-    caption: str
-    light: bytes
-    dark: bytes
-    width: int
-    height: int
-    detector: str | None = None
 
 
 @dataclass(frozen=True)
@@ -245,15 +229,8 @@ def _without_nan(value: Any) -> Any:
 
 def to_html(evaluation: Evaluation) -> str:
     """The report: one page that needs nothing but itself, and runs no script."""
-    environment = Environment(
-        loader=PackageLoader("blades_dist.evaluate"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page.environment("blades_dist.evaluate")
     environment.filters |= {
-        "uri": _data_uri,
         "estimate": _estimate,
         "spread": _spread,
         "codecs": _codecs,
@@ -262,10 +239,6 @@ def to_html(evaluation: Evaluation) -> str:
     return environment.get_template("report.html.j2").render(
         e=evaluation, audit=evaluation.audit, all=ALL, leak=LEAK, not_audited=NOT_AUDITED
     )
-
-
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _pretty(value: Any) -> str:

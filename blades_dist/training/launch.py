@@ -13,11 +13,12 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from blades_dist.config import PretrainConfig
-from blades_dist.data.order import steps_per_epoch
+from blades_dist.data.order import global_batches
 from blades_dist.data.records import read_manifest
 from blades_dist.evaluate.plots import plot_weights
 from blades_dist.models.export import DESCRIPTION
 from blades_dist.settings import ConfigError
+from blades_dist.training.progress import SPEED
 from blades_dist.training.worker import STOPPED, pretrain_worker
 
 CONFIG = "config.yaml"
@@ -100,6 +101,12 @@ def summary(folder: Path) -> str:
             )
     for name in ("face_coarse", "face_fine"):
         lines.append(f"{name:18}{'':45}{final[name]:>9.3f}")
+    if (folder / SPEED).is_file():
+        speed = json.loads((folder / SPEED).read_text())
+        lines.append(
+            f"speed since the last start: {speed['images_per_second']:.0f} images/s, "
+            f"{speed['data_wait_share']:.1%} of the time waiting for data"
+        )
     return "\n".join([*lines, f"run folder: {folder}", f"encoder: {folder / 'encoder'}"])
 
 
@@ -143,8 +150,9 @@ def _check_data(config: PretrainConfig) -> None:
     try:
         manifest = read_manifest(config.data.shards)
         for split in (config.data.val_split, config.data.train_split):
-            batches = steps_per_epoch(manifest, split, config.train.batch_size * config.train.workers)
-        if config.train.epochs and config.train.epochs * batches < config.train.accumulate:
+            global_batch = config.train.batch_size * config.train.workers
+            batches = global_batches(manifest, split, global_batch, config.train.epochs)
+        if config.train.epochs and batches < config.train.accumulate:
             raise ValueError("train.accumulate: the run has fewer micro-batches than one step needs")
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"data.shards: {error}") from None

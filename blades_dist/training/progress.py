@@ -1,5 +1,6 @@
-"""What a person sees of a run while it trains: lines in the log, and TensorBoard events."""
+"""What a person sees of a run while it trains, and how fast it was: log lines, TensorBoard events, ``speed.json``."""
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -7,31 +8,35 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from blades_dist.bilevel.weights import TaskWeights
+from blades_dist.training.feed import Waits
 from blades_dist.training.loop import StepResult
+
+SPEED = "speed.json"  # in the run folder: since the run's last start
 
 
 class Reporter:
     """Writes every ``every``-th step; only the rank that reports has one."""
 
     def __init__(self, folder: Path, every: int, first: int, total: int, images_a_step: int, proxy: int) -> None:
-        self.every, self.total, self.images_a_step, self.proxy = every, total, images_a_step, proxy
+        self.folder, self.every, self.total = folder, every, total
+        self.images_a_step, self.proxy = images_a_step, proxy
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
         self._begin = self._mark = time.monotonic()
         self._first = self._marked = first
-        self._waited = 0.0
+        self._waits = Waits()
         self._val: float | None = None
 
-    def step(self, step: int, epoch: int, lr: float, waited: float, result: StepResult, weights: TaskWeights) -> None:
-        """Call after 1-based ``step``; ``waited`` is the time in seconds that it waited for data."""
-        self._waited += waited
+    def step(self, step: int, epoch: int, lr: float, waits: Waits, result: StepResult, weights: TaskWeights) -> None:
+        """Call after 1-based ``step``; ``waits`` are those for data since the start."""
         if result.val_losses is not None:
             self._val = float(result.val_losses[self.proxy])
         if step % self.every and step != self.total:
             return
         now = time.monotonic()
-        rate = (step - self._marked) * self.images_a_step / max(now - self._mark, 1e-9)
-        share = self._waited / max(now - self._mark, 1e-9)
-        left = (now - self._begin) / (step - self._first) * (self.total - step)
+        seconds = max(now - self._mark - (waits.start - self._waits.start), 1e-9)
+        rate = (step - self._marked) * self.images_a_step / seconds
+        share = (waits.later - self._waits.later) / seconds
+        left = (now - self._begin - waits.start) / (step - self._first) * (self.total - step)
         losses = dict(zip(weights.names, result.train_losses.tolist(), strict=True))
         val = "" if self._val is None else f" | val {self._val:.4f}"
         say(
@@ -40,7 +45,28 @@ class Reporter:
             f"lambda {_brief(weights)} | data wait {share:.0%}"
         )
         self._write(step, lr, rate, share, losses, result, weights)
-        self._mark, self._marked, self._waited = now, step, 0.0
+        self._mark, self._marked, self._waits = now, step, waits
+
+    def finish(self, step: int, waits: Waits) -> None:
+        """Says and writes how fast the run was since its start, which the streams' first batches are no part of."""
+        steps = step - self._first
+        if not steps:
+            return
+        seconds = max(time.monotonic() - self._begin - waits.start, 1e-9)
+        speed = {
+            "steps": steps,
+            "seconds": seconds,
+            "images_per_second": steps * self.images_a_step / seconds,
+            "data_wait_seconds": waits.later,
+            "data_wait_share": waits.later / seconds,
+            "first_batch_seconds": waits.start,
+        }
+        (self.folder / SPEED).write_text(json.dumps(speed, indent=1))
+        self._writer.add_scalar("speed/data_wait_share_of_run", speed["data_wait_share"], step)
+        say(
+            f"{steps} steps in {_clock(seconds)} | {speed['images_per_second']:.0f} images/s | "
+            f"data wait {speed['data_wait_share']:.1%} of it, and {waits.start:.1f} s for the first batches before"
+        )
 
     def _write(
         self,

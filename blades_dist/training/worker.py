@@ -3,9 +3,7 @@
 import json
 import os
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,22 +11,22 @@ from typing import Any, Protocol
 import ray.train
 import ray.train.torch
 import torch
-from torch import Tensor
 
 from blades_dist import __version__
 from blades_dist.bilevel.reduce import World
 from blades_dist.bilevel.weights import TaskWeights, build_weights
 from blades_dist.config import PretrainConfig
-from blades_dist.data.order import Position
-from blades_dist.data.read import Batch, read_split
+from blades_dist.data.order import Position, global_batches
+from blades_dist.data.read import read_split
 from blades_dist.data.records import read_manifest
-from blades_dist.data.stream import steps_per_epoch, stream
+from blades_dist.data.stream import stream
 from blades_dist.models.export import freeze, save_encoder
 from blades_dist.models.joint import JointModel, build_joint_model, compile_towers
 from blades_dist.tasks import TaskSet, task_set
 from blades_dist.training import checkpoint
 from blades_dist.training.allocator import keep_freed_memory
 from blades_dist.training.checkpoint import Progress, Skipped, Stateful
+from blades_dist.training.feed import Faces, Feed
 from blades_dist.training.guard import NonFinite, check_equal
 from blades_dist.training.loop import BilevelStep, Engine
 from blades_dist.training.progress import Reporter, say
@@ -67,13 +65,17 @@ def pretrain_worker(settings: dict[str, Any]) -> None:
     """Runs on every worker of a Ray Train group; ``settings`` is a dumped ``PretrainConfig``."""
     run = _build(PretrainConfig.model_validate(settings))
     progress = _resume(run)
-    folder = run.config.storage / run.config.name
-    reporter = None
+    config, reporter = run.config, None
+    folder = config.storage / config.name
     if run.leads:
-        images = run.config.train.batch_size * run.config.train.accumulate * run.world.size
-        reporter = Reporter(folder, run.config.train.log_every, progress.step, run.total_steps, images, run.tasks.proxy)
-    with closing(reporter) if reporter else nullcontext():
-        end = _train(run, progress, reporter)
+        images = config.train.batch_size * config.train.accumulate * run.world.size
+        reporter = Reporter(folder, config.train.log_every, progress.step, run.total_steps, images, run.tasks.proxy)
+    with ExitStack() as open_ends:
+        if reporter:
+            open_ends.enter_context(closing(reporter))
+        train = open_ends.enter_context(_feed(run, config.data.train_split, TRAIN, progress.train))
+        val = open_ends.enter_context(_feed(run, config.data.val_split, VAL, progress.val))
+        end = _train(run, progress, train, val, reporter)
     if end is None:
         return
     if run.leads:
@@ -100,8 +102,9 @@ def _build(config: PretrainConfig) -> Run:
     weights = build_weights(config.bilevel, tasks)
     keep_results = not config.model.activation_checkpointing
     step = BilevelStep(engine, tasks, weights, config.loss, config.bilevel, train, world, keep_results)
-    batches = steps_per_epoch(read_manifest(config.data.shards), config.data.train_split, train.batch_size * world.size)
-    total = train.epochs * batches // train.accumulate
+    manifest = read_manifest(config.data.shards)
+    batches = global_batches(manifest, config.data.train_split, train.batch_size * world.size, train.epochs)
+    total = batches // train.accumulate
     total = min(total, train.max_steps or total)
     return Run(config, world, device, tasks, engine, weights, step, total)
 
@@ -128,20 +131,16 @@ def _resume(run: Run) -> Progress:
     return progress
 
 
-def _train(run: Run, progress: Progress, reporter: Reporter | None) -> Progress | None:
+def _train(run: Run, progress: Progress, train: Feed, val: Feed, reporter: Reporter | None) -> Progress | None:
     """Trains to the end; None when the guard has stopped the run, at a checkpoint of the last good state."""
     config, guard = run.config, run.config.train.guard
-    train = _stream(run, config.data.train_split, TRAIN, progress.train)
-    val = _stream(run, config.data.val_split, VAL, progress.val)
     for step in range(progress.step, run.total_steps):
-        begin = time.monotonic()
         batches, train_at, held_out, val_at = [], progress.train, None, progress.val
         for _ in range(config.train.accumulate):
             batch, train_at = next(train)
             batches.append(batch)
         if run.step.wants_validation(step):
             held_out, val_at = next(val)
-        waited = time.monotonic() - begin
         lr = learning_rate(step, run.total_steps, config.train)
         first = step * config.train.accumulate
         samples = [_sample(run, batch, TRAIN, first + i) for i, batch in enumerate(batches)]
@@ -157,12 +156,14 @@ def _train(run: Run, progress: Progress, reporter: Reporter | None) -> Progress 
             progress = Progress(step + 1, train_at, val_at, skipped)
         else:
             if reporter:
-                reporter.step(step + 1, progress.train.epoch, lr, waited, result, run.weights)
+                reporter.step(step + 1, progress.train.epoch, lr, train.waits + val.waits, result, run.weights)
             progress = Progress(step + 1, train_at, val_at, progress.skipped)
         if progress.step % config.train.checkpoint_every == 0 or progress.step == run.total_steps:
             _report(run, progress)
         elif progress.step % guard.check_every == 0:
             check_equal(run.weights, run.world, run.device, progress.step)
+    if reporter:
+        reporter.finish(progress.step, train.waits + val.waits)
     return progress
 
 
@@ -175,9 +176,9 @@ def _stop(run: Run, progress: Progress, error: NonFinite) -> None:
         say(f"stopped: {error}")
 
 
-def _stream(run: Run, split: str, which: int, start: Position) -> Iterator[tuple[Batch, Position]]:
+def _feed(run: Run, split: str, which: int, start: Position) -> Feed:
     data, train = run.config.data, run.config.train
-    return stream(
+    batches = stream(
         data.shards,
         split,
         data,
@@ -186,18 +187,16 @@ def _stream(run: Run, split: str, which: int, start: Position) -> Iterator[tuple
         world_size=run.world.size,
         seed=2 * train.seed + which,
         start=start,
+        # What the outer objective is measured on stays as it is stored.
+        jitter=data.jitter if which == TRAIN else 0.0,
     )
+    return Feed(batches, run.device)
 
 
-def _sample(run: Run, batch: Batch, which: int, step: int) -> Sample:
-    images, landmarks, labels = (_to(run.device, batch[key]) for key in ("images", "landmarks", "labels"))
+def _sample(run: Run, faces: Faces, which: int, step: int) -> Sample:
     seed = (run.config.train.seed, which, step)
-    return prepare(images, landmarks, labels, batch["ids"], run.tasks, run.config.manipulate, seed, run.world)
-
-
-def _to(device: torch.device, array: Any) -> Tensor:
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    config = run.config.manipulate
+    return prepare(faces.images, faces.landmarks, faces.labels, faces.ids, run.tasks, config, seed, run.world)
 
 
 def _report(run: Run, progress: Progress) -> None:

@@ -1,12 +1,19 @@
 """The decoder on honest files of every kind, and on hostile ones."""
 
+import io
+
 import numpy as np
+import piexif
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from blades_dist.data.decode import DecodedImage, Rejected, decode_image
+from blades_dist.data import decode as decoding
+from blades_dist.data.decode import DecodedImage, Rejected, decode_image, open_image
+from blades_dist.data.exif import read_exif
 from blades_dist.data.records import REASONS
+from tests.data.conftest import encoded, exif_of, pixels_of
 
 LIMITS = {"max_pixels": 10**7, "max_bytes": 10**6}
 
@@ -62,6 +69,71 @@ def test_cmyk_keeps_its_colours(samples: dict[str, bytes]) -> None:
 
 def test_orientation_is_applied(samples: dict[str, bytes]) -> None:
     assert (decode(samples["turned"]).rgb == np.rot90(decode(samples["upright"]).rgb, -1)).all()
+
+
+# What is seen at the top left, top right and bottom left of a picture whose stored corners are 1 2 / 3 4.
+UPRIGHT = {1: "123", 2: "214", 3: "432", 4: "341", 5: "132", 6: "314", 7: "423", 8: "241"}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("strip", [100, 2**20])
+def test_all_orientations(form: str, orientation: int, strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "_STRIP_PIXELS", strip)
+    stored = np.kron(np.array([[50, 100], [150, 200]], np.uint8), np.ones((16, 24), np.uint8))
+    exif = piexif.dump({"0th": {piexif.ImageIFD.Orientation: orientation}})
+    image = open_image(encoded(stored, form, exif=exif), 10**6, 10**6)
+    rgb = image.pixels()
+    assert rgb.shape == (image.height, image.width, 3) == ((48, 32, 3) if orientation >= 5 else (32, 48, 3))
+    corners = [int(rgb[y, x, 0]) for y, x in ((8, 8), (8, -8), (-8, 8))]
+    assert "".join(str(round(value / 50)) for value in corners) == UPRIGHT[orientation]
+
+
+@pytest.mark.parametrize("strip", [1, 1000])
+def test_strips_change_nothing(samples: dict[str, bytes], strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {name: decode(data).rgb for name, data in samples.items() if "huge" not in name and name != "gif"}
+    monkeypatch.setattr(decoding, "_STRIP_PIXELS", strip)
+    for name, rgb in whole.items():
+        assert (decode(samples[name]).rgb == rgb).all()
+    simple = Image.open(io.BytesIO(samples["cmyk"])).convert("RGB")
+    assert (whole["cmyk"] == np.array(simple)).all()
+
+
+def test_previews_of_large_jpegs() -> None:
+    large = np.kron(pixels_of(8, 64)[:32], np.ones((65, 65, 1), np.uint8))  # 2080 x 4160
+    exif = piexif.dump({"0th": {piexif.ImageIFD.Orientation: 8}})
+    image = open_image(encoded(large, quality=90, exif=exif), 10**8, 10**8)
+    picture, factor = image.preview()
+    assert (image.width, image.height, factor, picture.shape) == (2080, 4160, 4, (1040, 520, 3))
+    down = image.pixels().reshape(1040, 4, 520, 4, 3).mean(axis=(1, 3))
+    assert np.abs(picture - down).mean() < 2
+    for form, side in (("JPEG", 4095), ("PNG", 5000)):
+        small = open_image(encoded(np.zeros((8, side, 3), np.uint8), form), 10**8, 10**8)
+        assert small.preview()[1] == 1 and small.preview()[0] is small.pixels()
+
+
+def test_truncated_previews_are_rejected() -> None:
+    data = encoded(np.kron(pixels_of(8, 64), np.ones((64, 64, 1), np.uint8)), quality=90)
+    image = open_image(data[: len(data) // 2], 10**8, 10**8)
+    with pytest.raises(Rejected) as caught:
+        image.preview()
+    assert caught.value.reason == "truncated"
+
+
+def test_heif() -> None:
+    data = b"\0\0\0\x1cftypheic" + bytes(100)
+    if decoding.heif.plugin() is None:
+        assert reason(data) == "unsupported"
+        pytest.skip("pillow_heif is not installed, so HEIF files are unsupported")
+    assert reason(data) in ("truncated", "unreadable")
+    exif = piexif.load(exif_of(7))
+    exif["0th"][piexif.ImageIFD.Orientation] = 6
+    data = encoded(pixels_of(5, 128)[:, :64].copy(), "HEIF", quality=95, exif=piexif.dump(exif))
+    image = open_image(data, 10**6, 10**6)
+    assert image.pixels().shape == (64, 128, 3) == (image.height, image.width, 3) and image.codec == "heif"
+    assert read_exif(data)["iso"] == 100.0
+    for size in (40, 300, len(data) // 2, len(data) - 10):
+        assert reason(data[:size]) in ("truncated", "unreadable")
 
 
 def test_checks_before_decoding(samples: dict[str, bytes]) -> None:

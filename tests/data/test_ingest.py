@@ -1,6 +1,5 @@
 """Ingest from a folder to shards: everything accounted for, the same bytes every time."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -25,7 +24,8 @@ from blades_dist.data.records import (
     shard_schema,
 )
 from blades_dist.data.shards import file_sha256
-from blades_dist.data.sources import SourceError, list_images
+from blades_dist.data.sources.base import SourceError
+from blades_dist.data.sources.folder import FolderSource
 from blades_dist.tasks import CATEGORICAL_TAGS, ORDINAL_TAGS, TAGS
 
 pytestmark = pytest.mark.ray
@@ -57,11 +57,11 @@ def test_every_file_is_accounted_for(ingested: tuple[Path, Manifest], collection
     assert {row["path"]: row["reason"] for row in quarantine.to_pylist()} == broken
     assert all(row["detail"] for row in quarantine.to_pylist())
     rows = rows_of(output)
-    assert manifest.files_seen == len(list_images(folder)) == 130 + len(broken)
+    assert manifest.files_seen == len(list(FolderSource(str(folder)).entries())) == 130 + len(broken)
     assert len(rows) == sum(manifest.rows.values()) == sum(manifest.sources.values()) == 130
     assert manifest.faces_seen == len(rows) + 1  # the one that is too small
     assert sum(manifest.quarantine.values()) == len(broken)
-    assert {row["path"] for row in rows} | set(broken) == {file.path for file in list_images(folder)}
+    assert {row["path"] for row in rows} | set(broken) == {file.path for file in FolderSource(str(folder)).entries()}
     assert not (output / ".building").exists()
 
 
@@ -172,22 +172,3 @@ def test_job_ends_with_a_message_not_a_traceback(tmp_path: Path) -> None:
         timeout=60,
     )
     assert done.returncode == 2 and "is not a folder" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_sources_are_first_level_folders(tmp_path: Path) -> None:
-    for name in ("top.jpg", "a/one.PNG", "a/deep/two.tiff", "b/three.heic", "b/notes.txt"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
-    found = [(file.path, file.source) for file in list_images(tmp_path)]
-    expected = [("a/deep/two.tiff", "a"), ("a/one.PNG", "a"), ("b/three.heic", "b"), ("top.jpg", tmp_path.name)]
-    assert found == expected
-
-
-def test_unnameable_and_special_files_are_kept_apart(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.jpg")
-    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "gone")
-    (tmp_path / os.fsdecode(b"odd-\xff.jpg")).write_bytes(b"x")
-    problems = {file.path: file.problem for file in list_images(tmp_path)}
-    assert problems["pipe.jpg"] == "not a regular file"
-    assert "cannot be examined" in str(problems["dangling.jpg"])
-    assert "UTF-8" in str(problems["odd-\\xff.jpg"])

@@ -1,6 +1,8 @@
 """The order of an epoch, and streams that follow it: any number of workers, interrupted anywhere."""
 
-from itertools import islice
+import random
+from contextlib import closing
+from itertools import accumulate, count, islice
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from blades_dist.config import IngestConfig, StreamConfig
 from blades_dist.data.ingest import ingest
-from blades_dist.data.order import EpochOrder, Position, after, chunks, steps_per_epoch
+from blades_dist.data.order import EpochOrder, Position, after, chunks, global_batches
 from blades_dist.data.read import read_split
 from blades_dist.data.records import read_manifest
 from blades_dist.data.stream import stream
@@ -64,45 +66,66 @@ def test_any_stretch_is_part_of_the_whole(a: int, b: int, window: int) -> None:
     assert all((w[min(a, b) : max(a, b)] == p).all() for w, p in zip(whole, part, strict=True))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=300)
 @given(
-    world=st.integers(1, 4),
-    batch=st.integers(1, 6),
-    per_chunk=st.integers(1, 5),
-    steps=st.integers(0, 30),
-    world_later=st.integers(1, 4),
-    batch_later=st.integers(1, 5),
+    runs=st.lists(
+        st.tuples(st.integers(1, 3), st.integers(1, 12), st.integers(1, 5), st.integers(0, 12)), min_size=1, max_size=8
+    ),
+    seed=st.integers(0, 9),
 )
-def test_resume_with_another_number_of_workers(
-    world: int, batch: int, per_chunk: int, steps: int, world_later: int, batch_later: int
+def test_interrupted_anywhere_and_resumed_with_another_number_every_epoch_has_each_row_once(
+    runs: list[tuple[int, int, int, int]], seed: int
 ) -> None:
-    """Before and after together are the order of an uninterrupted run, but for the last rows of the epoch."""
-    steps = min(steps, TOTAL // (batch * world) - 1)  # one more, and the position is in the next epoch
-    before, position = joined(Position(), world, steps, batch, per_chunk)
-    assert position == Position(0, steps * batch * world) == Position(0, len(before))
-    left = (TOTAL - position.rows) // (batch_later * world_later)
-    later, _ = joined(position, world_later, left, batch_later, per_chunk)
-    group, row = EpochOrder(SIZES, 3, 5, 0).stretch(0, TOTAL)
-    whole = list(zip(group.tolist(), row.tolist(), strict=True))
-    assert before + later == whole[: len(before) + len(later)]
-    assert TOTAL - len(before) - len(later) < batch_later * world_later
+    """A run is (workers, rows of each a batch, batches a chunk, steps until it is interrupted)."""
+    position = Position()
+    consumed: list[Place] = []
+    for world, batch, per_chunk, steps in [*runs, (1, 4, 3, 2 * TOTAL // 4)]:
+        part, position = joined(position, world, steps, batch, per_chunk, seed)
+        consumed += part
+        assert position == after(Position(), len(consumed), TOTAL)
+    assert consumed == whole(seed, 1 + len(consumed) // TOTAL)[: len(consumed)]
+    everything = {(group, row) for group, size in enumerate(SIZES) for row in range(size)}
+    for epoch in range(len(consumed) // TOTAL):
+        ids = consumed[epoch * TOTAL : (epoch + 1) * TOTAL]
+        assert len(ids) == TOTAL and set(ids) == everything
 
 
-def joined(start: Position, world: int, steps: int, batch: int, per_chunk: int) -> tuple[list[Place], Position]:
-    """What all workers read in some steps, in the order of the epoch, and the position after them."""
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_at_an_equal_number_of_workers_the_sequence_of_each_is_identical(world: int) -> None:
+    rng = random.Random(world)
+    for rank in range(world):
+        alone = places(Position(), rank, world, 60)
+        for _ in range(20):
+            stop = rng.randrange(1, 40)
+            resumed = places(alone[stop - 1][1], rank, world, 60 - stop, per_chunk=rng.randrange(1, 6))
+            assert alone[:stop] + resumed == alone
+
+
+def whole(seed: int, epochs: int) -> list[Place]:
+    """The orders of some epochs, one after another."""
+    orders = [EpochOrder(SIZES, 3, seed, epoch).stretch(0, TOTAL) for epoch in range(epochs)]
+    return [place for order in orders for place in zip(*map(np.ndarray.tolist, order), strict=True)]
+
+
+def joined(
+    start: Position, world: int, steps: int, batch: int, per_chunk: int, seed: int = 5
+) -> tuple[list[Place], Position]:
+    """What all workers read in some steps, in the order of the epochs, and the position after them."""
     if steps == 0:
         return [], start
-    streams = [places(start, rank, world, steps, batch, per_chunk) for rank in range(world)]
+    streams = [places(start, rank, world, steps, batch, per_chunk, seed) for rank in range(world)]
     ends = {stream[-1][1] for stream in streams}
     assert len(ends) == 1
     return [place for step in zip(*streams, strict=True) for rows, _ in step for place in rows], ends.pop()
 
 
-def test_positions_pass_over_to_the_next_epoch() -> None:
-    batches = TOTAL // 4
-    ends = [position for _, position in places(Position(), 0, 1, batches + 1)]
-    assert ends[0] == Position(0, 4) and ends[-2] == Position(1, 0) and ends[-1] == Position(1, 4)
-    assert places(Position(1, 0), 0, 1, 2) == places(Position(0, TOTAL), 0, 1, 2)
+def test_a_batch_may_hold_the_end_of_one_epoch_and_the_start_of_the_next() -> None:
+    plan = chunks(SIZES, 3, 5, Position(0, TOTAL - 2), batch_size=4, rank=0, world_size=1, batches_per_chunk=1)
+    first, second = islice(plan, 2)
+    assert first.epoch.tolist() == [0, 0, 1, 1] and second.first == Position(1, 2)
+    assert places(Position(0, TOTAL), 0, 1, 2) == places(Position(1, 0), 0, 1, 2)
+    with pytest.raises(ValueError, match="not possible"):  # a row would be in a batch more than once
+        places(Position(), 0, 1, 1, batch=TOTAL + 1)
 
 
 def test_consumed_row_groups_are_not_read_again() -> None:
@@ -135,11 +158,14 @@ def settings_of(shards: Path) -> StreamConfig:
     return StreamConfig(shards=shards, image_size=48, window_groups=3)
 
 
-def ids_of(shards: Path, steps: int, start: Position = START, rank: int = 0, world: int = 1) -> list[list[str]]:
+def ids_of(
+    shards: Path, steps: int, start: Position = START, rank: int = 0, world: int = 1, batch: int = 8
+) -> list[list[str]]:
     batches = stream(
-        shards, "train", settings_of(shards), batch_size=8, rank=rank, world_size=world, seed=3, start=start
+        shards, "train", settings_of(shards), batch_size=batch, rank=rank, world_size=world, seed=3, start=start
     )
-    return [batch["ids"] for batch, _ in islice(batches, steps)]
+    with closing(batches):
+        return [batch["ids"] for batch, _ in islice(batches, steps)]
 
 
 @pytest.mark.ray
@@ -148,12 +174,10 @@ def test_stream_equals_the_stored_rows(shards: Path) -> None:
     for part in read_split(shards, "train", 48):
         for i, name in enumerate(part["ids"]):
             stored[name] = (part["images"][i], part["landmarks"][i], part["labels"][i])
-    steps = steps_per_epoch(read_manifest(shards), "train", 8)
+    steps = -(-len(stored) // 8)
     batches = stream(shards, "train", settings_of(shards), batch_size=8, rank=0, world_size=1, seed=3, start=Position())
     seen: list[str] = []
-    position = START
-    for batch, after_it in islice(batches, steps):
-        position = after_it
+    for batch, position in islice(batches, steps):
         assert batch["images"].shape == (8, 3, 48, 48) and batch["images"].dtype == np.uint8
         assert batch["labels"].shape == (8, len(TAGS)) and batch["labels"].dtype == np.int64
         assert batch["landmarks"].shape == (8, 5, 2) and batch["landmarks"].dtype == np.float32
@@ -163,9 +187,26 @@ def test_stream_equals_the_stored_rows(shards: Path) -> None:
             assert (batch["images"][i] == pixels).all() and (batch["labels"][i] == labels).all()
             assert (batch["landmarks"][i] == landmarks).all()
         seen += batch["ids"]
-    assert position == Position(1, 0) and len(set(seen)) == len(seen) == steps * 8
+        assert position == after(Position(), len(seen), len(stored))
+    assert set(seen[: len(stored)]) == set(stored), "an epoch is every row of the split, each once"
     following, _ = next(batches)
     assert following["ids"] not in [seen[i : i + 8] for i in range(0, len(seen), 8)]
+
+
+@pytest.mark.ray
+def test_every_epoch_is_complete_with_1_2_and_3_workers_interrupted_and_resumed(shards: Path) -> None:
+    total = global_batches(read_manifest(shards), "train", 1)
+    alone = [name for ids in ids_of(shards, 2 * total // 5 + 5, batch=5) for name in ids]
+    assert len(set(alone[:total])) == len(set(alone[total : 2 * total])) == total
+    rng = random.Random(7)
+    consumed: list[str] = []
+    for world in accumulate(count(), lambda last, _: rng.choice([n for n in (1, 2, 3) if n != last]), initial=2):
+        if len(consumed) >= 2 * total:
+            break
+        start, steps = after(START, len(consumed), total), rng.randrange(1, 9)
+        shares = [ids_of(shards, steps, start, rank, world, batch=5) for rank in range(world)]
+        consumed += [name for step in zip(*shares, strict=True) for ids in step for name in ids]
+    assert consumed[: 2 * total] == alone[: 2 * total]
 
 
 @pytest.mark.ray

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from blades_dist.config import (
@@ -16,10 +18,12 @@ from blades_dist.config import (
     OneClassConfig,
     TextTowerConfig,
 )
-from blades_dist.data.crops import Photo, process_photo, split_of, write_part
-from blades_dist.data.records import MANIFEST, Manifest
-from blades_dist.data.shards import pack
+from blades_dist.data.crops import Photo, process_photo, split_of
+from blades_dist.data.faces import parse_sidecar, sidecar_of
+from blades_dist.data.records import MANIFEST, Manifest, Shard
+from blades_dist.data.shards import file_sha256, pack
 from blades_dist.data.simulate import photograph
+from blades_dist.data.sources.base import Given
 from blades_dist.detect.binary import fit_binary
 from blades_dist.detect.bundle import save_detector
 from blades_dist.detect.calibrate import calibrate, measure
@@ -63,19 +67,25 @@ def write_shards(source: Path, output: Path, kind: Literal["photographs", "gener
     splits = {"train": 0.5, "val": 0.2, "calibration": 0.3}
     config = IngestConfig(source=source, output=output, kind=kind, min_tags=int(kind == "photographs"), splits=splits)
     output.mkdir(parents=True)
-    rows: dict[str, list[dict]] = {}
+    rows: dict[str, list[pa.Table]] = {}
     for file in sorted(source.rglob("*.jpg")):
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        data, sidecar = file.read_bytes(), sidecar_of(file)
+        digest = hashlib.sha256(data).hexdigest()
         relative = file.relative_to(source)
+        given = Given(faces=parse_sidecar(sidecar.read_bytes()) if sidecar.is_file() else None)
         photo = Photo(relative.as_posix(), relative.parts[0], digest, split_of(digest, 0, splits))
-        rows.setdefault(photo.split, []).extend(process_photo(source, photo, config).rows)
+        rows.setdefault(photo.split, []).append(process_photo(photo, data, given, config).rows)
     shards = []
     for split, own in rows.items():
         part = output / "part"
-        write_part(own, part)
-        shards.append(pack([part], output / f"{split}-00000.parquet", split, {}, 16))
+        table, target = pa.concat_tables(own), output / f"{split}-00000.parquet"
+        pq.write_table(table, part, write_statistics=["split"])
+        groups = pack([(part, table["photo"].unique().to_pylist())], target, split, {}, 16)
+        shards.append(
+            Shard(name=target.name, split=split, rows=len(table), row_groups=groups, sha256=file_sha256(target))
+        )
         part.unlink()
-    names = [row["source"] for own in rows.values() for row in own]
+    names = [name for own in rows.values() for table in own for name in table["source"].to_pylist()]
     manifest = Manifest(
         kind=kind,
         shards=shards,
@@ -84,7 +94,7 @@ def write_shards(source: Path, output: Path, kind: Literal["photographs", "gener
         split_seed=0,
         files_seen=len(names),
         faces_seen=len(names),
-        rows={split: len(own) for split, own in rows.items()},
+        rows={split: sum(map(len, own)) for split, own in rows.items()},
         sources={name: names.count(name) for name in set(names)},
         quarantine={},
         locator=config.locator,

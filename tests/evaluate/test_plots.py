@@ -6,10 +6,11 @@ import pytest
 from PIL import Image
 
 from blades_dist.evaluate import plots, tables
+from blades_dist.figures import DARK, LIGHT, png
 
 
 def _size(figure):
-    return Image.open(io.BytesIO(plots.png(figure))).size
+    return Image.open(io.BytesIO(png(figure))).size
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def test_every_figure_is_drawn_without_a_trace_in_matplotlib(scores):
     before = dict(matplotlib.rcParams)
     real, generated, assessment = scores
     points = np.random.default_rng(1).normal(size=(50, 2))
-    for theme in (plots.LIGHT, plots.DARK):
+    for theme in (LIGHT, DARK):
         figures = [
             plots.plot_roc(real, generated, assessment, "ROC", theme=theme),
             plots.plot_scores(real, generated, -1.0, "Scores", "nats", theme=theme),

@@ -160,4 +160,4 @@ def test_a_fault_of_ours_is_no_trace(detector, photo):
 
 
 def test_every_reason_of_one_image_has_a_status():
-    assert set(REASONS) - set(STATUS_OF_REASON) == {"no_usable_tag", "duplicate"}  # of ingest alone
+    assert set(REASONS) - set(STATUS_OF_REASON) == {"no_usable_tag", "duplicate", "near_duplicate"}  # of ingest

@@ -1,0 +1,79 @@
+"""How figures look, and how they come into a page; drawn without pyplot: no window, no global state, nothing to close.
+
+Colours are those of Okabe and Ito (2008), told apart by colour-blind readers.
+"""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Theme:
+    """``colours`` are for generators and tasks in turn, ``real`` is the photographs' grey."""
+
+    text: str
+    faint: str
+    paper: str
+    real: str
+    colours: tuple[str, ...]
+
+
+_OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
+_LIGHTENED = ("#4DA3DC", "#F0803C", "#2CC295", "#E39BC4", "#F2B53A", "#A9DBF7", "#C4A15C")
+LIGHT = Theme("#1b1f24", "#d5d9de", "#ffffff", "#6b7280", _OKABE_ITO)
+DARK = Theme("#e8eaed", "#3a4049", "#16191d", "#a3abb5", _LIGHTENED)
+
+
+def themed(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draws under the theme's settings and leaves matplotlib's own as they were."""
+
+    @wraps(draw)
+    def in_theme(*args: Any, theme: Theme = LIGHT, **options: Any) -> Figure:
+        inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "axes.titlecolor")
+        settings: dict[str, Any] = {key: theme.text for key in inked}
+        settings |= {"figure.facecolor": theme.paper, "axes.facecolor": theme.paper, "savefig.facecolor": theme.paper}
+        settings |= {"legend.facecolor": theme.paper, "legend.edgecolor": theme.faint, "grid.color": theme.faint}
+        settings |= {"font.size": 12, "axes.titlesize": 13, "axes.grid": True, "axes.axisbelow": True}
+        settings |= {"axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 2, "legend.fontsize": 11}
+        with matplotlib.rc_context(settings):
+            return draw(*args, theme=theme, **options)
+
+    return in_theme
+
+
+def png(figure: Figure, dots_per_inch: int = 110) -> bytes:
+    """The figure as a PNG file."""
+    out = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(out, format="png", dpi=dots_per_inch, metadata={"Software": ""})
+    return out.getvalue()
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure as PNG files for light and dark pages; ``width`` and ``height`` in CSS pixels.
+
+    ``detector`` names whose it is, None: it belongs to none of them alone.
+    """
+
+    name: str
+    caption: str
+    light: bytes
+    dark: bytes
+    width: int
+    height: int
+    detector: str | None = None
+
+
+def plot(name: str, caption: str, draw: Callable[..., Figure], *args: Any, detector: str | None = None) -> Plot:
+    """What ``draw`` (see ``themed``) makes of ``args``, in both themes."""
+    light, dark = (draw(*args, theme=theme) for theme in (LIGHT, DARK))
+    width, height = (round(96 * inches) for inches in light.get_size_inches())
+    return Plot(name, caption, png(light), png(dark), width, height, detector)

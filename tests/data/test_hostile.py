@@ -1,0 +1,45 @@
+"""The hostile corpus through the bounded process: nothing crashes it, hangs it or exhausts it; every file is told."""
+
+import time
+from pathlib import Path
+
+from blades_dist.config import IngestConfig
+from blades_dist.data.records import REASONS
+from blades_dist.data.sandbox import PhotoProcess
+from blades_dist.data.sources.base import Given
+from tests.data import hostile
+from tests.data.photos import peak_mebibytes, photo_of
+
+PEAK_MEBIBYTES = 1536
+SECONDS_A_FILE = 15  # many times what the slowest takes
+
+
+def test_every_hostile_file_ends_as_expected(tmp_path: Path) -> None:
+    expected = hostile.write(tmp_path)
+    assert len(expected) >= 300
+    config = IngestConfig.model_validate({"source": tmp_path, "output": tmp_path, "memory_mebibytes": PEAK_MEBIBYTES})
+    surprises, slow = [], []
+    with PhotoProcess(config) as process:
+        first = process.pid
+        assert first is not None
+        for name, allowed in expected.items():
+            data, begin = (tmp_path / name).read_bytes(), time.monotonic()
+            outcome = process.process(photo_of(data, name), data, Given())
+            if time.monotonic() - begin > SECONDS_A_FILE:
+                slow.append(name)
+            assert process.pid == first, f"{name} took the child down: {outcome.rejected}"
+            assert len(outcome.rejected) == 1 and not len(outcome.rows)
+            face, reason, detail = outcome.rejected[0]
+            assert face is None and reason in REASONS and detail
+            if reason not in allowed:
+                surprises.append((name, reason, detail, sorted(allowed)))
+        peak = peak_mebibytes(first)
+    print(f"{len(expected)} files, peak {peak} MiB")
+    assert not surprises and not slow
+    assert peak <= PEAK_MEBIBYTES
+
+
+def test_the_corpus_is_always_the_same(tmp_path: Path) -> None:
+    once, again = hostile.write(tmp_path / "once"), hostile.write(tmp_path / "again")
+    assert once == again
+    assert all((tmp_path / "once" / n).read_bytes() == (tmp_path / "again" / n).read_bytes() for n in once)
