@@ -5,7 +5,7 @@ python benchmarks/real_files.py FOLDER            FOLDER/index.jsonl: one object
 python benchmarks/real_files.py FOLDER --write    also writes benchmarks/results/real_files.md: counts only
 
 Printed are, for each tag, in how many files it is listed and in how many of those it is understood, and the share of
-the listed faces that the default locator finds (intersection over union of 0.3 or more), with how many it finds besides.
+the listed faces that the default locator finds (intersection over union of 0.3 or more), and how many others it finds.
 """
 
 import argparse
