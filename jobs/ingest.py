@@ -20,9 +20,6 @@ def main() -> int:
         return _inspect(arguments)
     wanted = {flag: flag in arguments for flag in FLAGS}
     config = parse(IngestConfig, "ingest", [item for item in arguments if item not in FLAGS], __doc__)
-    from blades_dist.data.locate_models import LocatorError
-    from blades_dist.data.sources.base import SourceError
-
     try:
         if wanted["--verify"]:
             return _verify(config.output)
@@ -31,7 +28,7 @@ def main() -> int:
             from blades_dist.data.report import write_report
 
             print(f"ingest: report: {write_report(config.output, sources=config.source)}")
-    except (SourceError, LocatorError, FileNotFoundError) as error:
+    except (OSError, ValueError) as error:  # a source, a model file or a set that cannot be used
         print(f"ingest: {error}", file=sys.stderr)
         return 2
     return 0
