@@ -31,20 +31,17 @@ from blades_dist.data.pipeline.packing import count_values, cut, merge_counts, p
 from blades_dist.data.pipeline.place import Place, config_digest, digest
 from blades_dist.data.pipeline.planning import plan, plans
 from blades_dist.data.pipeline.resolving import band_tasks, find_pairs, resolve
+from blades_dist.data.pipeline.summary import manifest_of, summarise
 from blades_dist.data.progress import Progress, say
 from blades_dist.data.records import Manifest, Shard, read_manifest
 from blades_dist.data.shards import STATE, publish, tidy
 from blades_dist.data.sources.base import SourceError
 from blades_dist.data.sources.factory import settled
 from blades_dist.data.stream import quiet_ray_data
-from blades_dist.tasks import ORDINAL_TAGS, TAGS, vocabulary
+from blades_dist.tasks import ORDINAL_TAGS
 
 _BUILDING = ".building"
 _SPAN = 1024  # tasks that one Ray Data pipeline holds: what the driver knows at a time
-
-
-class IngestError(RuntimeError):
-    """The counts of an ingest do not add up: some file was neither written nor quarantined. A bug, not bad input."""
 
 
 def ingest(config: IngestConfig) -> Manifest:
@@ -80,11 +77,11 @@ def ingest(config: IngestConfig) -> Manifest:
     edges = _edges(plan_numbers, place, config)
     shards = _pack(place, config, edges)
     (counts,) = _each([None], partial(_close, place=place))
-    manifest = _manifest(config, listed["entries"], counts, edges, shards)
+    manifest = manifest_of(config, listed["entries"], counts, edges, shards)
     state = {"fingerprint": fingerprint, "manifest": manifest.digest()}
     publish(config.output, manifest, quarantine_file(place), json.dumps(state) + "\n")
     shutil.rmtree(place.building, ignore_errors=True)
-    _summarise(config, manifest)
+    summarise(config, manifest)
     return manifest
 
 
@@ -204,48 +201,3 @@ def _run(units: list[Any], function: Callable[[Any], Any]) -> Iterator[Any]:
 
 def _json_task(table: pa.Table, function: Callable[[Any], Any]) -> pa.Table:
     return pa.table({"json": [json.dumps(function(json.loads(text))) for text in table["json"].to_pylist()]})
-
-
-def _manifest(
-    config: IngestConfig,
-    entries: int,
-    counts: dict[str, dict[str, int]],
-    edges: dict[str, tuple[float, float]],
-    shards: list[Shard],
-) -> Manifest:
-    """The manifest of a set whose counts add up; see ``IngestError``."""
-    files, faces = counts["files"], counts["faces"]
-    if sum(files.values()) != entries:
-        raise IngestError(f"{entries} files were listed, but they became {files}")
-    rows = {split: sum(shard.rows for shard in shards if shard.split == split) for split in SPLITS}
-    if {split: count for split, count in rows.items() if count} != counts["rows"]:
-        raise IngestError(f"rows of the photos written: {counts['rows']}; rows of the shards: {rows}")
-    if faces["seen"] != sum(rows.values()) + faces["refused"]:
-        raise IngestError(f"{faces['seen']} faces seen, but {sum(rows.values())} written, {faces['refused']} refused")
-    return Manifest(
-        locator=config.locator,
-        crop_scale=config.crop_scale,
-        min_face_px=config.min_face_px,
-        kind=config.kind,
-        shards=shards,
-        ordinal_edges={tag: edges[tag] for tag in ORDINAL_TAGS if tag in edges},
-        vocabularies={tag: list(vocabulary(tag)) for tag in TAGS},
-        split_seed=config.split_seed,
-        files_seen=entries,
-        faces_seen=faces["seen"],
-        rows=rows,
-        sources=counts["sources"],
-        quarantine=counts["reasons"],
-    )
-
-
-def _summarise(config: IngestConfig, manifest: Manifest) -> None:
-    def listed(counts: dict[str, int]) -> str:
-        return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
-
-    say(f"{manifest.files_seen} files, {manifest.faces_seen} faces seen")
-    say(f"rows: {listed(manifest.rows)}")
-    say(f"quarantine: {listed(manifest.quarantine)}")
-    if not manifest.shards:
-        say("no face could be used; the quarantine says why")
-    say(f"written to {config.output}")

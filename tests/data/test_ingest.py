@@ -163,12 +163,33 @@ def test_wrong_folders_are_told(tmp_path: Path) -> None:
         ingest(config(tmp_path, tmp_path / "out"))
 
 
+JOB = Path(__file__).parents[2] / "jobs" / "ingest.py"
+
+
+def job(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, JOB, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+
+
+def test_job_inspects_one_file(collection: Collection) -> None:
+    done = job("--inspect", collection[0] / "b_party" / "photo_003.jpg")
+    assert done.returncode == 0 and "would be ingested: yes" in done.stdout and "FNumber" in done.stdout
+    done = job("--inspect", collection[0] / "broken" / "truncated.jpg")
+    assert done.returncode == 0 and "would be ingested: no: truncated" in done.stdout
+    for arguments in (["--inspect"], ["--inspect", collection[0] / "gone.jpg"]):
+        done = job(*arguments)
+        assert done.returncode == 2 and "Traceback" not in done.stderr and "ingest: " in done.stderr
+
+
+@pytest.mark.slow
+def test_job_writes_the_report(ingested: tuple[Path, Manifest], collection: Collection, tmp_path: Path) -> None:
+    output = tmp_path / "set"
+    shutil.copytree(ingested[0], output)
+    done = job(f"source={collection[0]}", f"output={output}", "rows_per_group=16", "ray.num_cpus=1", "--report")
+    assert done.returncode == 0 and "nothing to do" in done.stdout, done.stderr
+    page = (output / "report.html").read_text()
+    assert f"{sum(ingested[1].rows.values())} faces" in page and "not reachable" not in page.split("no_face")[1][:3000]
+
+
 def test_job_ends_with_a_message_not_a_traceback(tmp_path: Path) -> None:
-    job = Path(__file__).parents[2] / "jobs" / "ingest.py"
-    done = subprocess.run(
-        [sys.executable, str(job), f"source={tmp_path / 'nowhere'}", f"output={tmp_path}"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = job(f"source={tmp_path / 'nowhere'}", f"output={tmp_path}")
     assert done.returncode == 2 and "is not a folder" in done.stderr and "Traceback" not in done.stderr
