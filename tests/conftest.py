@@ -5,6 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+# Without a GPU the kernel's tests run it in Triton's interpreter, which is chosen when Triton is first imported: by
+# whichever module, so before any other import.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from blades_dist.config import RayConfig
 from blades_dist.raylocal import cluster
