@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from device import cpu_name
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -172,10 +173,7 @@ def _free(device: torch.device) -> int:
 def _name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else platform.machine()}, one thread"
+    return f"{cpu_name()}, one thread"
 
 
 def _version(package: str) -> str:

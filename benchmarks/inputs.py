@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pyarrow as pa
+from device import cpu_name
 
 from blades_dist.config import IngestConfig, RayConfig
 from blades_dist.data.ingest import ingest
@@ -54,11 +55,8 @@ def in_turn(jobs: Mapping[str, Callable[[], object]], rounds: int, clock: Callab
 
 def header() -> list[str]:
     """Device, load and versions."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return [
-        f"- device: {models[0] if models else platform.machine()}, {os.cpu_count()} cores, "
+        f"- device: {cpu_name()}, {os.cpu_count()} cores, "
         f"load {os.getloadavg()[0]:.1f} when measured (others may have been at work)",
         f"- Python {platform.python_version()}, NumPy {np.__version__}, OpenCV {cv2.__version__}, "
         f"PyArrow {pa.__version__}",

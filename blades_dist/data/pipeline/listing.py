@@ -51,9 +51,10 @@ def hash_file(number: int, place: Place, config: IngestConfig) -> int:
     rows = table.to_pylist()
     cached = place.cached("hashes", digest(rows, config.max_bytes))
     if not cached.exists():
+        text = config.model_dump_json()
         for row in rows:
             if not row["reason"]:
-                _hash(row, source_of(place.run, row["number"], config.model_dump_json()), config.max_bytes)
+                _hash(row, source_of(place.run, row["number"], text), config.max_bytes)
         write_table(pa.Table.from_pylist(rows, LISTED), cached)
     write_table(pq.read_table(cached, use_threads=False), place.table("index", number), write_statistics=["sha256"])
     return len(rows)
