@@ -169,6 +169,9 @@ def _row(photo: Photo, index: int, face: Face, image: ImageFile, scale: float) -
         "landmarks": landmarks.ravel().tolist(),
         "codec": image.codec,
         "jpeg_quality": image.jpeg_quality,
+        "source_width": image.width,
+        "source_height": image.height,
+        **vars(image.container),
     }
 
 

@@ -27,6 +27,7 @@ from blades_dist.data.records import (
 from blades_dist.tasks import ABSENT, ORDINAL_TAGS, TAGS
 
 STATE = "ingest.json"  # what the set was made of; not part of its content
+_REPEATED = ["split", "source", "codec", "jpeg_tables", "chroma", "pixel_mode"]
 _SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5,}}(-[0-9a-f]{{8}})?\.parquet")
 
 
@@ -51,7 +52,7 @@ def pack(
     # Crops are compressed already; bounds of a column of them would only swell the footer.
     compression = {item.name: "none" if item.name == "image" else "zstd" for item in shard_schema()}
     with pq.ParquetWriter(
-        target, shard_schema(), compression=compression, use_dictionary=["split", "source", "codec"],
+        target, shard_schema(), compression=compression, use_dictionary=_REPEATED,
         write_statistics=["id", "photo", "width"],
     ) as writer:  # fmt: skip
         for table in _groups(_chosen(parts, split), rows_per_group):
