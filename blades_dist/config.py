@@ -299,16 +299,53 @@ class PretrainConfig(Config):
 
 
 class OneClassConfig(Config):
-    components: int = Field(10, ge=1)
+    components: int | list[int] = Field(10, description="Gaussians of the mixture; several sizes: choose_by picks one")
+    choose_by: Literal["held_out", "bic"] = Field(
+        "held_out", description="held_out: highest likelihood of the held-out share; bic: lowest on the fitted rows"
+    )
+    held_out: float = Field(0.1, gt=0, le=0.5, description="share of the training faces that tells sizes apart")
     covariance: Literal["full", "tied", "diag", "spherical"] = "full"
     pca: int | None = Field(None, ge=1, description="whitened principal components kept; None: raw features")
     regularisation: float = Field(1e-6, gt=0, description="added to covariance diagonals")
     starts: int = Field(3, ge=1)
+    iterations: int = Field(300, ge=1, description="EM iterations at most, each start")
+
+    @field_validator("components")
+    @classmethod
+    def _sizes(cls, value: int | list[int]) -> int | list[int]:
+        sizes = [value] if isinstance(value, int) else value
+        if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
+            raise ValueError(f"one size or several different ones, each at least 1, not {value}")
+        return value
+
+    @property
+    def sizes(self) -> list[int]:
+        """The sizes to fit, in ascending order."""
+        return [self.components] if isinstance(self.components, int) else sorted(self.components)
+
+
+class MahalanobisConfig(Config):
+    shrinkage: float | None = Field(
+        None, ge=0, le=1, description="share of the scaled identity in the covariance; None: Ledoit and Wolf's estimate"
+    )
+
+
+class KnnConfig(Config):
+    k: int = Field(10, ge=1, description="nearest real faces that are looked at")
+    bank: int = Field(20_000, ge=1, description="real faces to compare with, at most; a seeded sample of them")
+    distance: Literal["kth", "mean"] = Field("kth", description="kth: to the k-th nearest; mean: over the k nearest")
+
+    @model_validator(mode="after")
+    def _enough(self) -> "KnnConfig":
+        if self.k > self.bank:
+            raise ValueError(f"k: {self.k} nearest of a bank of {self.bank} do not exist")
+        return self
 
 
 class BinaryConfig(Config):
     hidden: int = Field(1536, ge=1)
-    epochs: int = Field(50, ge=1)
+    epochs: int = Field(50, ge=1, description="at most; held-out faces say how many")
+    patience: int = Field(10, ge=1, description="epochs without a lower held-out loss before training stops")
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
     batch_size: int = Field(256, ge=1)
