@@ -90,6 +90,14 @@ def read_back(data: bytes) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
+def resized(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """The picture at another size: area averages downwards, bicubic upwards."""
+    if (width, height) == (pixels.shape[1], pixels.shape[0]):
+        return pixels
+    smaller = width * height < pixels.shape[0] * pixels.shape[1]
+    return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC))
+
+
 # Steps ---------------------------------------------------------------------------------------------------------------
 
 
@@ -103,8 +111,8 @@ def _webp(pixels: np.ndarray, quality: float, rng: np.random.Generator) -> np.nd
 
 def _resize(pixels: np.ndarray, factor: float, rng: np.random.Generator) -> np.ndarray:
     height, width = pixels.shape[:2]
-    small = _to(pixels, max(1, round(width * factor)), max(1, round(height * factor)))
-    return _to(small, width, height)
+    small = resized(pixels, max(1, round(width * factor)), max(1, round(height * factor)))
+    return resized(small, width, height)
 
 
 def _blur(pixels: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
@@ -132,7 +140,7 @@ def _screenshot(pixels: np.ndarray, _: float, rng: np.random.Generator) -> np.nd
     shown = cv2.resize(
         pixels, (round(width * SCREEN_SCALE), round(height * SCREEN_SCALE)), interpolation=cv2.INTER_LINEAR
     )
-    return _jpeg(_to(shown, width, height), 90, rng)
+    return _jpeg(resized(shown, width, height), 90, rng)
 
 
 def _avatar(pixels: np.ndarray, side: float, rng: np.random.Generator) -> np.ndarray:
@@ -147,15 +155,7 @@ def _at_most(pixels: np.ndarray, side: int) -> np.ndarray:
     """Longest side made ``side`` pixels; smaller pictures stay as they are."""
     height, width = pixels.shape[:2]
     factor = min(1.0, side / max(height, width))
-    return _to(pixels, max(1, round(width * factor)), max(1, round(height * factor)))
-
-
-def _to(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Resampled: area averages downwards, bicubic upwards."""
-    if (width, height) == (pixels.shape[1], pixels.shape[0]):
-        return pixels
-    smaller = width * height < pixels.shape[0] * pixels.shape[1]
-    return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC))
+    return resized(pixels, max(1, round(width * factor)), max(1, round(height * factor)))
 
 
 def _file(pixels: np.ndarray, form: str, **options: object) -> bytes:

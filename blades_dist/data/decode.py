@@ -113,8 +113,8 @@ def open_image(data: bytes, max_pixels: int, max_bytes: int) -> ImageFile:
             # Pillow itself turns a TIFF upright when it is loaded, and says its upright size before.
             orientation = 1 if image.format == "TIFF" else read_orientation(data)
             size = (height, width) if orientation >= 5 else (width, height)
-            facts = CODECS[str(image.format)], jpeg_quality(image), _container(image, data)
-            return ImageFile(data, *size, orientation, *facts)
+            codec, container = CODECS[str(image.format)], _container(image, data)
+            return ImageFile(data, *size, orientation, codec, jpeg_quality(image), container)
 
 
 def decode_image(data: bytes, max_pixels: int, max_bytes: int) -> DecodedImage:
