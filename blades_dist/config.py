@@ -371,7 +371,8 @@ class CalibrationConfig(Config):
         0.10, gt=0, lt=1, description="p-values between fpr and this one get no verdict; None: all get one"
     )
     re_encodings: tuple[str, ...] = Field(
-        ("jpeg95", "jpeg75", "resize0.5"), description="no verdict for a face on which these disagree; []: none looked at"
+        ("jpeg95", "jpeg75", "resize0.5"),
+        description="no verdict for a face on which these disagree; []: none made",
     )
     locator_model: Path | None = Field(None, description="for shards located by yunet or mediapipe: their model file")
     extract: ExtractConfig = ExtractConfig()
@@ -422,8 +423,8 @@ class EvaluateConfig(Config):
     """Tables, plots and report for any number of detectors side by side."""
 
     detectors: dict[str, str] = Field(
-        description="name to bundle folder (or that of a leave-one-out fit), or to module:function of a scorer of yours; "
-        "the first is the main one",
+        description="name to bundle folder, to that of a leave-one-out fit, or to module:function of a scorer of "
+        "yours; the first is the main one",
         min_length=1,
     )
     testset: Path | None = Field(

@@ -8,13 +8,15 @@ from blades_dist.settings import parse
 
 def main() -> int:
     config = parse(FitConfig, "fit")
-    from blades_dist.detect.fit import fit_detector, summary  # torch loads after --help and configuration errors
+    # torch and Ray load after --help and configuration errors.
+    from blades_dist.detect.fit import check_inputs, encoder_folder, fit_detector, summary
     from blades_dist.raylocal import cluster
 
     def say(text: str) -> None:
         print(f"fit: {text}", flush=True)
 
     try:
+        check_inputs(config, encoder_folder(config))  # told before a cluster is started
         with cluster(config.ray):
             found = fit_detector(config, say)
     except (OSError, ValueError) as error:

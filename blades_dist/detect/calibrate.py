@@ -41,7 +41,7 @@ class Rate(BaseModel):
 
 
 class Verdicts(NamedTuple):
-    """Of n faces, each (n,) bool: ``flagged`` as AI-generated, ``unsure`` (never flagged too), and why a face is unsure:
+    """Of n faces, each (n,) bool: ``flagged`` as AI-generated, ``unsure`` (never flagged too), and why one is unsure:
     its p-value lies in the ``band`` between two operating points, or re-encodings ``disagree`` with it."""
 
     flagged: np.ndarray
@@ -112,7 +112,9 @@ class Calibration:
         p = self.p_values(scores)
         small = at_most(p, rate)
         others = [at_most(self.p_values(values, name), rate) for name, values in (re_encoded or {}).items()]
-        disagree = np.array([other != small for other in others]).any(0) if others else np.zeros(len(p), bool)
+        disagree = np.zeros(len(p), bool)
+        for other in others:
+            disagree |= other != small
         band = ~small & at_most(p, max(rate, self.unsure_fpr or 0.0))
         return Verdicts(small & ~disagree, band | disagree, band, disagree)
 
@@ -146,14 +148,21 @@ def calibrate(
             raise ValueError("calibration scores are empty or not finite")
     if unsure_fpr is not None and not fpr <= unsure_fpr < 1:
         raise ValueError(f"unsure_fpr={unsure_fpr}: the unsure band reaches from fpr={fpr} upwards, below 1")
-    calibration = Calibration(ordered, fpr, unsure_fpr, own)
-    if not calibration.supports(fpr):
+    check_supported(len(ordered), fpr)
+    return Calibration(ordered, fpr, unsure_fpr, own)
+
+
+def check_supported(n: int, fpr: float) -> None:
+    """Asks whether n calibration faces can support a false-positive rate.
+
+    Raises:
+        ValueError: they cannot; nothing could ever be flagged.
+    """
+    if fpr * (n + 1) < 1 - 1e-9:
         raise ValueError(
-            f"fpr={fpr}: {len(ordered)} calibration faces support no false-positive rate below "
-            f"{calibration.smallest_fpr:.4g}; ingest at least {math.ceil(1 / fpr) - 1} into the calibration split, "
-            "or raise fpr"
+            f"fpr={fpr}: {n} calibration faces support no false-positive rate below {1 / (n + 1):.4g}; ingest at least "
+            f"{math.ceil(1 / fpr) - 1} into the calibration split, or raise fpr"
         )
-    return calibration
 
 
 def wilson(count: int, n: int, confidence: float = 0.95) -> Rate:

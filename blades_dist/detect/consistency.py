@@ -63,7 +63,9 @@ class ConsistencyCalibration:
         return ExifConsistency(found, _p_value(like, own_mean), len(like))
 
 
-def calibrate_consistency(logits: Tensor, classes: Mapping[str, Sequence[str]], found: np.ndarray, tags: Sequence[str]) -> ConsistencyCalibration:
+def calibrate_consistency(
+    logits: Tensor, classes: Mapping[str, Sequence[str]], found: np.ndarray, tags: Sequence[str]
+) -> ConsistencyCalibration:
     """From (n, C) pretext logits of calibration photographs and their labels (n, len(tags)), -1 = absent."""
     known = [tag for tag in tags if tag in classes]
     columns = []

@@ -48,8 +48,8 @@ class FaceResult:
 class Detector(ModelHubMixin, library_name="blades-dist", tags=["deepfake-detection", "image-forensics"]):
     """A loaded bundle. ``info`` describes it and ``id`` (sha-256 of ``detector.json``) names it.
 
-    ``push_to_hub(repo_id)``, ``save_pretrained(folder)`` and ``Detector.from_pretrained(repo_id or folder)`` are those of
-    Hugging Face models; what they move is the bundle folder, checked whole on arrival.
+    ``push_to_hub(repo_id)``, ``save_pretrained(folder)`` and ``Detector.from_pretrained(repo_id or folder)`` are those
+    of Hugging Face models; what they move is the bundle folder, checked whole on arrival.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Detector(ModelHubMixin, library_name="blades-dist", tags=["deepfake-detect
     def _compute(self, crops: Tensor) -> tuple[np.ndarray, Tensor]:
         """(B, V', 3, S, S) to scores (B, V') and the logits (B, C) of the faces as they are."""
         features = self.encoder.features(crops.flatten(0, 1).contiguous())
-        own = features.view(*crops.shape[:2], -1)[:, 0]
+        own = features.unflatten(0, crops.shape[:2])[:, 0]
         return self.head.score(features.cpu().numpy()).reshape(crops.shape[:2]), self.encoder.logits(own).cpu()
 
     def _answer(self, scores: np.ndarray, logits: Tensor, fpr: float) -> FaceResult:

@@ -61,9 +61,7 @@ class _Unit:
     target: str
 
 
-def extract(
-    requests: Sequence[Request], config: ExtractConfig, say: Callable[[str], None] = print
-) -> list[FeatureSet]:
+def extract(requests: Sequence[Request], config: ExtractConfig, say: Callable[[str], None] = print) -> list[FeatureSet]:
     """A feature set a request, in order. Needs a connection to Ray, unless everything is there already.
 
     Every node must see shards, encoders and the cache under the same paths.

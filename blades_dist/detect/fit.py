@@ -13,7 +13,7 @@ import blades_dist
 from blades_dist.config import CalibrationConfig, FitConfig
 from blades_dist.data.records import Manifest, read_manifest
 from blades_dist.detect.bundle import save_detector
-from blades_dist.detect.calibrate import Calibration, calibrate, measure, wilson
+from blades_dist.detect.calibrate import Calibration, calibrate, check_supported, measure, wilson
 from blades_dist.detect.consistency import calibrate_consistency
 from blades_dist.detect.detector import Detector
 from blades_dist.detect.extract import Request, extract
@@ -58,6 +58,7 @@ def fit_detector(config: FitConfig, say: Say = print) -> dict[str, DetectorInfo]
         ValueError: too few faces for what is asked, sets of the wrong kind, or damaged files.
     """
     folder = encoder_folder(config)
+    check_inputs(config, folder)
     encoder = load_encoder(folder)
     real = real_faces(config, folder, say)
     if config.kind != "bc":
@@ -78,6 +79,21 @@ def fit_detector(config: FitConfig, say: Say = print) -> dict[str, DetectorInfo]
         index = {name: f"without-{name}" for name in sorted(set(generated.sources))}
         (config.output / LEAVE_ONE_OUT).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     return written
+
+
+def check_inputs(config: CalibrationConfig, encoder: Path) -> None:
+    """What can be refused before any work, and before a cluster is started for it.
+
+    Raises:
+        OSError, ValueError: as ``fit_detector``.
+    """
+    manifest = _manifest(config.shards, "photographs", "shards")
+    for split in (*([FIT] if isinstance(config, FitConfig) else []), CALIBRATE, MEASURE):
+        manifest.split(split)
+    preprocessing(config, manifest, load_encoder(encoder))
+    check_supported(manifest.rows[CALIBRATE], config.fpr)
+    if isinstance(config, FitConfig) and config.generated is not None:
+        _manifest(config.generated, "generated", "generated").split(FIT)
 
 
 def encoder_folder(config: FitConfig) -> Path:
@@ -101,7 +117,6 @@ def real_faces(config: CalibrationConfig, encoder: Path, say: Say, fit: bool = T
         OSError, ValueError: as ``extract``, or the set holds no photographs.
     """
     manifest = _manifest(config.shards, "photographs", "shards")
-    preprocessing(config, manifest, load_encoder(encoder))  # what it refuses is told before the work
     wanted = [*([(FIT, "")] if fit else [])]
     wanted += [(split, view) for split in (CALIBRATE, MEASURE) for view in ("", *config.re_encodings)]
     requests = [Request(encoder, config.shards, split, view) for split, view in wanted]
@@ -165,7 +180,8 @@ def assemble(config: CalibrationConfig, encoder: FrozenEncoder, real: RealFaces,
             code_version=blades_dist.__version__,
         ),
     )
-    return Detector(info, encoder, head, calibration, "", consistency if consistency.tags else None, config.locator_model)
+    compared = consistency if consistency.tags else None
+    return Detector(info, encoder, head, calibration, "", compared, config.locator_model)
 
 
 def preprocessing(config: CalibrationConfig, manifest: Manifest, encoder: FrozenEncoder) -> Preprocessing:
@@ -177,7 +193,8 @@ def preprocessing(config: CalibrationConfig, manifest: Manifest, encoder: Frozen
     needed = manifest.locator != "haar"
     if needed != (config.locator_model is not None):
         said = "was not given" if needed else "has none"
-        raise ValueError(f"locator_model: faces of {config.shards} were located by {manifest.locator}, whose file {said}")
+        located = f"faces of {config.shards} were located by {manifest.locator}"
+        raise ValueError(f"locator_model: {located}, whose model file {said}")
     if config.locator_model is not None and not config.locator_model.is_file():
         raise FileNotFoundError(f"locator_model: {config.locator_model} does not exist")
     suffix = config.locator_model.suffix if config.locator_model is not None else ""

@@ -38,21 +38,26 @@ def fit_real(config: FitConfig, real: FeatureSet, say: Say) -> Fitted:
         ValueError: too few faces for what is asked, or features that are not finite.
     """
     if config.kind == "mahalanobis":
-        return Fitted("mahalanobis", fit_mahalanobis(real.features, config.mahalanobis))
+        return Fitted("mahalanobis", *fit_mahalanobis(real.features, config.mahalanobis))
     if config.kind == "knn":
         return Fitted("knn", fit_knn(real.features, config.knn, config.seed))
     return _mixture(config, real, say)
 
 
 def fit_with_generated(
-    config: FitConfig, real: FeatureSet, generated: FeatureSet, digest: str, say: Say, progress: Callable[[int, int], None]
+    config: FitConfig,
+    real: FeatureSet,
+    generated: FeatureSet,
+    digest: str,
+    say: Say,
+    progress: Callable[[int, int], None],
 ) -> Fitted:
     """The perceptron on real and AI faces; a mixture ranks the real ones for it first.
 
     Raises:
         ValueError: as ``fit_real`` and ``fit_binary``.
     """
-    say(f"{len(generated)} AI faces of {len(set(generated.sources))} generators; first the mixture that ranks real faces")
+    say(f"{len(generated)} AI faces of {len(set(generated.sources))} generators; first a mixture ranks the real faces")
     likelihood = _mixture(config, real, say).head.score(real.features)
     head, training = fit_binary(
         real.features, generated.features, likelihood, config.bc, config.seed, progress, generated.sources
@@ -78,7 +83,8 @@ def chosen_generators(generated: FeatureSet, names: list[str] | None, where: str
 def _mixture(config: FitConfig, real: FeatureSet, say: Say) -> Fitted:
     oc = config.oc
     space = f" in {oc.pca} whitened dimensions" if oc.pca else ""
-    say(f"fitting mixtures of {', '.join(map(str, oc.sizes))} {oc.covariance} Gaussians{space}, {oc.starts} starts each")
+    sizes = ", ".join(map(str, oc.sizes))
+    say(f"fitting mixtures of {sizes} {oc.covariance} Gaussians{space}, {oc.starts} starts each")
     candidates = fit_sizes(real.features, oc.sizes, oc, config.seed, say)
     best = refit(real.features, choose(candidates, oc.choose_by), oc)
     figures = best.figures()
