@@ -1,90 +1,233 @@
-"""Features, scores and decisions of detectors on the two sides of a test set."""
+"""The answers of every candidate on the two sides of a test set, and the features that they rest on."""
 
-import sys
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from blades_dist.config import EvaluateConfig
-from blades_dist.detect.bundle import Detector
-from blades_dist.detect.features import FeatureSet, extract
-from blades_dist.models.export import FrozenEncoder, encoder_digest
+from blades_dist.config import ExtractConfig
+from blades_dist.data.records import read_manifest
+from blades_dist.detect.calibrate import Calibration, calibrate
+from blades_dist.detect.extract import Request, extract
+from blades_dist.detect.features import FeatureSet, stored_faces
+from blades_dist.detect.heads import HEADS
+from blades_dist.evaluate.answers import Answers, Pair
+from blades_dist.evaluate.candidates import Bundle, Candidate, Scorer
 
 SPLIT = "test"
+CALIBRATION = "calibration"
+SCORER_FPR = 0.05  # at which a user's scorer is calibrated
+_AT_ONCE = 64  # crops that a user's scorer gets in one call
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Sides:
-    """Features of the photographs and of the generated faces under one encoder; ``rows`` by generator."""
+class TestSet:
+    """Shard folders of both sides, their ``test`` split. ``recalibrate``: thresholds come from the calibration split of
+    ``real`` instead of from the bundles."""
 
-    real: FeatureSet
-    generated: FeatureSet
+    __test__ = False  # no test class for pytest
+
+    real: Path
+    generated: Path
+    recalibrate: bool = False
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Who n faces of a split are, in stored order: record ``ids``, ``sources`` and ``paths``."""
+
+    ids: list[str]
+    sources: list[str]
+    paths: list[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class About:
+    """The faces of the two sides; ``rows`` of the generated side by generator."""
+
+    real: Faces
+    generated: Faces
     rows: dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A detector's scores (larger = more like a photograph) and flags (True = called AI-generated), by side."""
-
-    detector: Detector
-    real: np.ndarray
-    generated: dict[str, np.ndarray]
-    real_flags: np.ndarray
-    generated_flags: dict[str, np.ndarray]
-
-
-def features(config: EvaluateConfig, detectors: Mapping[str, Detector]) -> dict[str, Sides]:
-    """Both sides by detector; detectors on one encoder share what it computed.
+def about(test: TestSet) -> About:
+    """What the shards say of the faces of a test set.
 
     Raises:
-        FileNotFoundError, ValueError: a shard set is missing, empty or damaged.
+        FileNotFoundError, ValueError: no shard set, or no row in its test split.
     """
-    by_encoder: dict[str, Sides] = {}
-    found = {}
-    for name, detector in detectors.items():
-        digest = encoder_digest(config.detectors[name])
-        if digest not in by_encoder:
-            by_encoder[digest] = _sides(config, detector.encoder, name)
-        found[name] = by_encoder[digest]
-    return found
+    real, generated = faces(test.real), faces(test.generated)
+    sources = np.array(generated.sources)
+    return About(real, generated, {name: np.flatnonzero(sources == name) for name in sorted(set(generated.sources))})
 
 
-def score(detector: Detector, sides: Sides) -> Scored:
-    """Scores and decisions at the bundle's own threshold.
+def faces(folder: Path, split: str = SPLIT) -> Faces:
+    """The faces of one split; no picture is read."""
+    names = ["id", "source", "path"]
+    tables = [pq.read_table(folder / shard.name, columns=names) for shard in read_manifest(folder).split(split)]
+    return Faces(*(pa.concat_tables(tables)[name].to_pylist() for name in names))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Answers by generator, with the operating point: ``threshold`` of the score (None: one each generator, or nothing
+    is ever flagged), in ``unit``."""
+
+    pairs: dict[str, Pair]
+    threshold: float | None
+    unit: str
+    calibrated_on: int
+
+
+@dataclass(frozen=True)
+class _Views:
+    """Features of one encoder on one side: as stored, and by re-encoding."""
+
+    plain: FeatureSet
+    re_encoded: dict[str, FeatureSet]
+
+
+class Features:
+    """All that the candidates' bundles need, extracted in one job; encoders that are equal share what was computed."""
+
+    def __init__(self, candidates: Iterable[Candidate], test: TestSet, config: ExtractConfig, say: Say) -> None:
+        self.test = test
+        sides = [(test.real, SPLIT), (test.generated, SPLIT)]
+        sides += [(test.real, CALIBRATION)] if test.recalibrate else []
+        wanted: dict[tuple[str, Path, str, str], Request] = {}
+        for bundle in [bundle for candidate in candidates for bundle in candidate.bundles]:
+            for folder, split in sides:
+                for view in ("", *bundle.detector.info.preprocessing.re_encodings):
+                    key = (encoder_of(bundle), folder, split, view)
+                    wanted.setdefault(key, Request(bundle.folder, folder, split, view))
+        self._found = dict(zip(wanted, extract(list(wanted.values()), config, say), strict=True))
+
+    def of(self, bundle: Bundle, folder: Path, split: str = SPLIT) -> _Views:
+        """Features of one side under the bundle's encoder."""
+        own = {
+            view: self._found[encoder_of(bundle), folder, split, view]
+            for view in ("", *bundle.detector.info.preprocessing.re_encodings)
+        }
+        return _Views(own.pop(""), own)
+
+
+def encoder_of(bundle: Bundle) -> str:
+    """Identity of a bundle's encoder."""
+    return bundle.detector.info.files["encoder.safetensors"] + bundle.detector.info.files["encoder.json"]
+
+
+def judge(name: str, candidate: Candidate, features: Features, about: About, say: Say) -> Judged:
+    """A candidate's answers on the test set.
+
+    Raises:
+        ValueError: scores that are not finite or too few, or a leave-one-out fit that lacks one of the generators.
+    """
+    if candidate.scorer is not None:
+        return _judge_scorer(candidate.scorer, features.test, about, lambda text: say(f"{name}: {text}"))
+    if candidate.bundle is not None:
+        bundle = candidate.bundle
+        calibration = _calibration(bundle, features)
+        real = _answers(bundle, calibration, features.of(bundle, features.test.real))
+        generated = _answers(bundle, calibration, features.of(bundle, features.test.generated))
+        pairs = {source: Pair(real, _rows(generated, rows)) for source, rows in about.rows.items()}
+        threshold = calibration.threshold()
+        known = threshold if np.isfinite(threshold) else None
+        return Judged(pairs, known, HEADS[bundle.detector.info.kind].unit, len(calibration.scores))
+    by_generator = candidate.by_generator or {}
+    missing = sorted(set(about.rows) - set(by_generator))
+    if missing:
+        raise ValueError(f"{candidate.where} left out {', '.join(sorted(by_generator))}, but not {', '.join(missing)}")
+    pairs, n, unit = {}, 0, ""
+    for source, rows in about.rows.items():
+        bundle = by_generator[source]
+        calibration = _calibration(bundle, features)
+        real = _answers(bundle, calibration, features.of(bundle, features.test.real))
+        generated = _answers(bundle, calibration, features.of(bundle, features.test.generated))
+        pairs[source] = Pair(real, _rows(generated, rows))
+        n, unit = len(calibration.scores), HEADS[bundle.detector.info.kind].unit
+    return Judged(pairs, None, unit, n)
+
+
+def crops(folder: Path, split: str) -> Iterable[tuple[str, np.ndarray]]:
+    """Ids and crops (H, W, 3) uint8 RGB of a split in stored order."""
+    for shard in read_manifest(folder).split(split):
+        yield from stored_faces(folder / shard.name, 0, len(shard.row_groups))
+
+
+def _calibration(bundle: Bundle, features: Features) -> Calibration:
+    own = bundle.detector.calibration
+    if not features.test.recalibrate:
+        return own
+    held_out = features.of(bundle, features.test.real, CALIBRATION)
+    scores = bundle.detector.score(held_out.plain.features)
+    views = {view: bundle.detector.score(part.features) for view, part in held_out.re_encoded.items()}
+    return calibrate(scores, own.fpr, own.unsure_fpr, views)
+
+
+def _answers(bundle: Bundle, calibration: Calibration, views: _Views) -> Answers:
+    scores = bundle.detector.score(views.plain.features)
+    re_encoded = {view: bundle.detector.score(part.features) for view, part in views.re_encoded.items()}
+    return answers(scores, re_encoded, calibration, bundle.detector.probability(scores))
+
+
+def answers(
+    scores: np.ndarray,
+    re_encoded: Mapping[str, np.ndarray],
+    calibration: Calibration,
+    probability: np.ndarray | None = None,
+) -> Answers:
+    """Answers at the calibration's own operating point.
 
     Raises:
         ValueError: a score is not finite.
     """
-    real, all_generated = detector.score(sides.real.features), detector.score(sides.generated.features)
-    if not (np.isfinite(real).all() and np.isfinite(all_generated).all()):
-        raise ValueError("scores that are not finite: the detector's head is damaged")
-    generated = {name: all_generated[rows] for name, rows in sides.rows.items()}
-    flags = {name: detector.is_generated(scores) for name, scores in generated.items()}
-    return Scored(detector, real, generated, detector.is_generated(real), flags)
+    verdicts = calibration.judge(scores, re_encoded)
+    return Answers(scores, verdicts.flagged, verdicts.unsure, calibration.p_values(scores), probability)
 
 
-def _sides(config: EvaluateConfig, encoder: FrozenEncoder, name: str) -> Sides:
-    real = extract(encoder, config.shards, SPLIT, config.batch_size, progress=_progress(f"photographs ({name})"))
-    generated = extract(
-        encoder, config.generated, SPLIT, config.batch_size, progress=_progress(f"generated faces ({name})")
-    )
-    sources = np.array(generated.sources)
-    return Sides(real, generated, {name: np.flatnonzero(sources == name) for name in sorted(set(generated.sources))})
+def _rows(whole: Answers, rows: np.ndarray) -> Answers:
+    given = {name: values[rows] for name, values in vars(whole).items() if values is not None}
+    return replace(whole, **given)
 
 
-def _progress(what: str, every: float = 2.0) -> Callable[[int, int], None]:
-    """Says at most every so many seconds, on the error stream, how far the features are."""
-    start = last = time.monotonic()
+def _judge_scorer(scorer: Scorer, test: TestSet, about: About, say: Say) -> Judged:
+    real, generated = (_scores(scorer, folder, SPLIT, say) for folder in (test.real, test.generated))
+    if CALIBRATION in read_manifest(test.real).rows and read_manifest(test.real).rows[CALIBRATION]:
+        calibration = calibrate(_scores(scorer, test.real, CALIBRATION, say), SCORER_FPR)
+        sides = [answers(scores, {}, calibration) for scores in (real, generated)]
+        threshold, n = calibration.threshold(), len(calibration.scores)
+    elif getattr(scorer, "threshold", None) is not None:
+        threshold, n = float(scorer.threshold), 0  # type: ignore[attr-defined]
+        nobody = [np.zeros(len(scores), bool) for scores in (real, generated)]
+        flagged = [scores < threshold for scores in (real, generated)]
+        pairs = zip((real, generated), flagged, nobody, strict=True)
+        sides = [Answers(scores, flags, unsure, None, None) for scores, flags, unsure in pairs]
+    else:
+        raise ValueError(
+            f"photographs in {test.real} have no calibration split to find a threshold on, and the scorer has no "
+            "attribute threshold (call a face AI-generated below that score); give it one"
+        )
+    by_generator = {source: Pair(sides[0], _rows(sides[1], rows)) for source, rows in about.rows.items()}
+    return Judged(by_generator, threshold, "score of the given function", n)
 
-    def say(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= every:
-            last = now
-            rate = done / (now - start)
-            left = (total - done) / rate
-            print(f"features of {what}: {done}/{total}, {rate:.0f}/s, {left:.0f} s left", file=sys.stderr, flush=True)
 
-    return say
+def _scores(scorer: Scorer, folder: Path, split: str, say: Say) -> np.ndarray:
+    found: list[np.ndarray] = []
+    coming, total = iter(crops(folder, split)), read_manifest(folder).rows[split]
+    while part := [pixels for _, pixels in islice(coming, _AT_ONCE)]:
+        scores = np.asarray(scorer(part), np.float64)
+        if scores.shape != (len(part),) or not np.isfinite(scores).all():
+            raise ValueError(
+                f"the scorer returned {scores.shape} for {len(part)} crops; expected as many finite scores"
+            )
+        found.append(scores)
+        say(f"scored {sum(map(len, found))} of {total} faces of {folder}, split {split}")
+    return np.concatenate(found)
