@@ -76,8 +76,8 @@ def table(options: argparse.Namespace) -> str:
         f"are {features.nbytes / GIB:.2f} GiB of float32. `fit_mixture` holds a share of {config.held_out:g} out, "
         "`refit` carries its result on with all rows. Memory is this process's peak; in brackets what the step added.",
         "",
-        f"- device: {cpu_name()}, {os.cpu_count()} cores, {options.threads} threads, load {os.getloadavg()[0]:.1f} before "
-        "(others may have been at work)",
+        f"- device: {cpu_name()}, {os.cpu_count()} cores, {options.threads} threads, "
+        f"load {os.getloadavg()[0]:.1f} before (others may have been at work)",
         f"- Python {platform.python_version()}, NumPy {np.__version__}, scikit-learn {version('scikit-learn')}",
         "",
         "| step | rows | wall time, s | iterations | converged | peak memory, GiB | mean log-likelihood, nats |",
