@@ -352,40 +352,119 @@ class BinaryConfig(Config):
     pseudo_outliers: float = Field(0.05, ge=0, lt=1, description="share of real faces of lowest likelihood")
 
 
-class FitConfig(Config):
-    """Detector on frozen features."""
+class ExtractConfig(Config):
+    """Features of faces: computed by a pool of Ray actors, and kept."""
 
-    kind: Literal["oc", "bc"] = "oc"
-    encoder: Path = Field(description="encoder folder written by the pretrain job")
+    cache: Path | None = Field(None, description="folder that keeps features; None: .features beside the shards")
+    batch_size: int = Field(64, ge=1, description="faces in one forward pass")
+    actors: int | None = Field(None, ge=1, description="None: one a CPU of the cluster, or one a GPU")
+    gpu: bool = False
+
+
+class CalibrationConfig(Config):
+    """What turns a head on an encoder's features into a detector with operating points."""
+
     shards: Path = Field(description="shard folder of photographs")
-    generated: Path | None = Field(None, description="shard folder of AI faces; bc only")
-    generators: list[str] | None = Field(None, description="generators bc may train on; None: all")
     output: Path = Field(description="folder of the detector bundle")
-    oc: OneClassConfig = OneClassConfig()
-    bc: BinaryConfig = BinaryConfig()
     fpr: float = Field(0.05, gt=0, lt=1, description="false-positive rate of the threshold, on the calibration split")
-    batch_size: int = Field(128, ge=1)
+    unsure_fpr: float | None = Field(
+        0.10, gt=0, lt=1, description="p-values between fpr and this one get no verdict; None: all get one"
+    )
+    re_encodings: tuple[str, ...] = Field(
+        ("jpeg95", "jpeg75", "resize0.5"),
+        description="no verdict for a face on which these disagree; []: none made",
+    )
+    locator_model: Path | None = Field(None, description="for shards located by yunet or mediapipe: their model file")
+    extract: ExtractConfig = ExtractConfig()
     seed: int = 0
     ray: RayConfig = RayConfig()
 
     @model_validator(mode="after")
+    def _band(self) -> "CalibrationConfig":
+        if self.unsure_fpr is not None and self.unsure_fpr < self.fpr:
+            raise ValueError(f"unsure_fpr: {self.unsure_fpr} is below fpr {self.fpr}; the band reaches upwards from it")
+        return self
+
+    @field_validator("re_encodings")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        from blades_dist.perturb import check
+
+        for name in value:
+            check(name)
+        return value
+
+
+class FitConfig(CalibrationConfig):
+    """Detector on frozen features."""
+
+    kind: Literal["oc", "mahalanobis", "knn", "bc"] = "oc"
+    encoder: str = Field(description="encoder folder written by the pretrain or import job, or hf:NAME_OR_FOLDER")
+    generated: Path | None = Field(None, description="shard folder of AI faces; bc only")
+    generators: list[str] | None = Field(None, description="generators bc may train on; None: all")
+    leave_one_out: bool = Field(False, description="bc only: one detector a generator, trained on all the others")
+    oc: OneClassConfig = OneClassConfig()
+    mahalanobis: MahalanobisConfig = MahalanobisConfig()
+    knn: KnnConfig = KnnConfig()
+    bc: BinaryConfig = BinaryConfig()
+
+    @model_validator(mode="after")
     def _generated(self) -> "FitConfig":
         if (self.kind == "bc") != (self.generated is not None):
-            raise ValueError("generated: a shard folder of AI faces is needed by kind: bc and not used by kind: oc")
+            raise ValueError(
+                f"generated: a shard folder of AI faces is needed by kind: bc and not used by kind: {self.kind}"
+            )
+        if self.leave_one_out and self.kind != "bc":
+            raise ValueError(f"leave_one_out: kind {self.kind} sees no AI face, so there is none to leave out")
         return self
 
 
 class EvaluateConfig(Config):
     """Tables, plots and report for any number of detectors side by side."""
 
-    detectors: dict[str, Path] = Field(description="name to bundle folder; the first is the main one", min_length=1)
+    detectors: dict[str, str] = Field(
+        description="name to bundle folder, to that of a leave-one-out fit, or to module:function of a scorer of "
+        "yours; the first is the main one",
+        min_length=1,
+    )
+    testset: Path | None = Field(
+        None, description="folder with real/ and fake/GENERATOR/, or CSV list, instead of shards and generated"
+    )
+    faces: Literal["located", "whole"] = Field("located", description="testset: whole takes each image as one face")
+    shards: Path | None = Field(None, description="shard folder of photographs; its test split is the real side")
+    generated: Path | None = Field(None, description="shard folder of AI faces")
+    equalise: bool = Field(False, description="bring both sides into one and the same container first")
+    quality: int | None = Field(None, ge=1, le=100, description="equalise: JPEG quality; None: what the sides allow")
+    output: Path = Field(description="folder of the report")
+    history: Path | None = Field(None, description="run folder of the pretrain job, for its weights' trajectories")
+    projection: Literal["tsne", "umap"] = "tsne"
+    bootstrap: int = Field(2000, ge=100)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    extract: ExtractConfig = ExtractConfig()
+    seed: int = 0
+    ray: RayConfig = RayConfig()
+
+    @model_validator(mode="after")
+    def _one_testset(self) -> "EvaluateConfig":
+        pair = self.shards is not None and self.generated is not None
+        if pair == (self.testset is not None) or (self.shards is None) != (self.generated is None):
+            raise ValueError("testset: give either testset, or both shards and generated")
+        return self
+
+
+class RobustnessConfig(Config):
+    """Detectors under compression, resizing, noise and the like."""
+
+    detectors: dict[str, Path] = Field(description="name to bundle folder", min_length=1)
     shards: Path = Field(description="shard folder of photographs; its test split is the real side")
     generated: Path = Field(description="shard folder of AI faces")
     output: Path = Field(description="folder of the report")
-    history: Path | None = Field(None, description="run folder of the pretrain job, for its weights' trajectories")
-    bootstrap: int = Field(2000, ge=100)
+    rows: list[str] | None = Field(None, description="rows of the grid; None: all")
+    limit: int | None = Field(500, ge=1, description="faces a side, the first in stored order; None: all")
+    unsure: bool = Field(True, description="also judge every re-encoding of every cell, for the share without verdict")
+    bootstrap: int = Field(1000, ge=100)
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    batch_size: int = Field(128, ge=1)
+    extract: ExtractConfig = ExtractConfig()
     seed: int = 0
     ray: RayConfig = RayConfig()
 

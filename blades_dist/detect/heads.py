@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from blades_dist.detect.knn import KnnHead
+from blades_dist.detect.linear import LinearHead
 from blades_dist.detect.mahalanobis import MahalanobisHead
 from blades_dist.detect.mixture import Covariance, OneClassHead
 from blades_dist.detect.perceptron import BinaryHead
@@ -79,6 +80,13 @@ HEADS: dict[str, Kind] = {
         "A perceptron with one hidden layer, trained on features of real and of AI-generated faces. "
         "The score is the log-odds of photographic in nats, before the temperature that probabilities use.",
         lambda tensors, _: BinaryHead.from_tensors(tensors),
+    ),
+    "linear": Kind(
+        "linear",
+        "log-odds of photographic (nats)",
+        "One logit of AI-generated, trained elsewhere on real and AI-generated images and imported. "
+        "The score is its negative, the log-odds of photographic in nats.",
+        lambda tensors, _: LinearHead.from_tensors(tensors),
     ),
 }
 

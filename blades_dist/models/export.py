@@ -1,101 +1,74 @@
-"""The frozen encoder: what remains of pretraining for detectors. Two files, no text tower, no pickle."""
+"""The frozen encoder as a folder: what remains of pretraining for detectors. Two files, no text tower, no pickle."""
 
-import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from transformers import ResNetConfig, ResNetModel
 
-from blades_dist.bilevel.reduce import World
-from blades_dist.config import ImageTowerConfig
-from blades_dist.models.batchnorm import replace_batchnorm
-from blades_dist.models.image import ImageTower
+from blades_dist.models.encoder_info import EncoderInfo, read_info
+from blades_dist.models.frozen import FrozenEncoder, digest
 from blades_dist.models.joint import JointModel, eager
+from blades_dist.models.towers import empty_tower
 from blades_dist.tasks import TaskSet
+
+__all__ = [
+    "EncoderInfo",
+    "FrozenEncoder",
+    "encoder_digest",
+    "freeze",
+    "load_encoder",
+    "open_encoder",
+    "save_encoder",
+]
 
 WEIGHTS = "encoder.safetensors"
 DESCRIPTION = "encoder.json"
-
-
-class EncoderInfo(BaseModel):
-    """Everything about an encoder but its numbers; ``classes`` names the logit columns of each task in order."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    schema_version: Literal[1] = 1
-    image_size: int
-    embed_dim: int
-    backbone: dict[str, Any]
-    classes: dict[str, list[str]]
-    provenance: dict[str, Any]
-
-
-class FrozenEncoder(nn.Module):
-    """Face crops to L2-normalised features, and features to pretext logits, on frozen weights in fp32."""
-
-    text_features: Tensor
-    scale: Tensor
-
-    def __init__(self, info: EncoderInfo, image: ImageTower, text_features: Tensor, scale: Tensor) -> None:
-        super().__init__()
-        self.info, self.image = info, image
-        self.register_buffer("text_features", text_features)
-        self.register_buffer("scale", scale)
-        self.eval().requires_grad_(False)
-
-    @torch.inference_mode()
-    def features(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) uint8 at S = ``info.image_size`` to (B, D) float32 of norm 1.
-
-        Raises:
-            ValueError: images of another shape or type.
-        """
-        size = self.info.image_size
-        if images.dtype != torch.uint8 or images.shape[1:] != (3, size, size):
-            raise ValueError(f"expected uint8 images (B, 3, {size}, {size}), got {images.dtype} {tuple(images.shape)}")
-        return F.normalize(self.image(images.to(self.text_features.device).float() / 255), dim=-1)
-
-    @torch.inference_mode()
-    def logits(self, features: Tensor) -> Tensor:
-        """(B, D) features to (B, C) pretext logits."""
-        return self.scale * features @ self.text_features.T
-
-    def columns(self, task: str) -> slice:
-        """Logit columns of a task.
-
-        Raises:
-            KeyError: the encoder was not trained on it.
-        """
-        start = 0
-        for name, classes in self.info.classes.items():
-            if name == task:
-                return slice(start, start + len(classes))
-            start += len(classes)
-        raise KeyError(f"no task {task!r}; this encoder has {', '.join(self.info.classes)}")
+HUB = "hf:"
 
 
 def freeze(model: JointModel, tasks: TaskSet, image_size: int, provenance: dict[str, Any]) -> FrozenEncoder:
     """A frozen copy of a joint model's image tower with its prompts' features."""
     info = EncoderInfo(
         image_size=image_size,
-        embed_dim=model.image.project.out_features,
+        resize="area",
+        tower="resnet_projection",
         backbone=model.image.backbone.config.to_diff_dict(),
+        embed_dim=model.image.project.out_features,
+        normalise=True,
         classes={task.name: list(task.classes) for task in tasks.tasks},
         provenance=provenance,
     )
     with eager(), torch.no_grad():  # one call does not pay for a compilation
         text = F.normalize(model.text(), dim=-1).float().cpu()
         scale = model.scale().float().cpu()
-    encoder = FrozenEncoder(info, _empty_tower(info), text, scale)
+    encoder = FrozenEncoder(info, empty_tower(info), text, scale)
     encoder.image.load_state_dict(model.image.state_dict())
     return encoder
+
+
+def open_encoder(reference: str | Path, normalise: bool = True) -> FrozenEncoder:
+    """The encoder that a person names: an encoder folder, a detector's folder (its encoder), or
+    ``hf:NAME_OR_FOLDER``, a Hugging Face image model as a feature extractor.
+
+    ``normalise`` is for the last of these; folders say for themselves.
+
+    Raises:
+        FileNotFoundError: no such folder, or no encoder in it.
+        OSError: no model of that name can be read.
+        ValueError: what was found cannot serve; the message says why.
+    """
+    if isinstance(reference, str) and reference.startswith(HUB):
+        from blades_dist.models.hub import from_huggingface
+
+        return from_huggingface(reference.removeprefix(HUB), normalise)
+    folder = Path(reference)
+    if (folder / "config.json").is_file() and not (folder / DESCRIPTION).is_file():
+        raise FileNotFoundError(f"{folder} is no encoder folder; for a Hugging Face model in a folder: {HUB}{folder}")
+    return load_encoder(folder)
 
 
 def save_encoder(encoder: FrozenEncoder, folder: Path) -> None:
@@ -113,16 +86,19 @@ def load_encoder(folder: Path) -> FrozenEncoder:
         FileNotFoundError: one of the two files is missing.
         ValueError: a file is damaged, or they do not belong together; the message says which and why.
     """
-    for name in (DESCRIPTION, WEIGHTS):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} is no encoder folder: {name} is missing")
+    _check_files(folder)
+    info = read_info(folder / DESCRIPTION)
     try:
-        info = EncoderInfo.model_validate_json((folder / DESCRIPTION).read_text())
+        tower = empty_tower(info)
+    except ValueError as error:
+        raise ValueError(f"{folder / DESCRIPTION}: {error}") from None
+    try:
         state = load_file(folder / WEIGHTS)
-        encoder = FrozenEncoder(info, _empty_tower(info), state["text_features"], state["scale"])
+        expected = (sum(map(len, info.classes.values())), info.embed_dim)
+        if state["text_features"].shape != expected:
+            raise RuntimeError(f"text_features of shape {tuple(state['text_features'].shape)}, expected {expected}")
+        encoder = FrozenEncoder(info, tower, state["text_features"], state["scale"])
         encoder.load_state_dict(state)
-    except ValidationError as error:
-        raise ValueError(f"{folder / DESCRIPTION} is not an encoder description: {error}") from None
     except (SafetensorError, KeyError) as error:
         raise ValueError(f"{folder / WEIGHTS} is damaged: {error}") from None
     except RuntimeError as error:  # names and shapes that do not fit
@@ -130,14 +106,24 @@ def load_encoder(folder: Path) -> FrozenEncoder:
     return encoder
 
 
-def encoder_digest(folder: Path) -> str:
-    """sha-256 of an encoder's weights file: its identity in caches and reports."""
-    with (folder / WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def encoder_digest(encoder: Path | FrozenEncoder) -> str:
+    """sha-256 that names an encoder in caches and reports: of its weights and of what its description says about
+    preprocessing, architecture and normalisation; the same for a folder and what is loaded from it.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load_encoder``.
+    """
+    if isinstance(encoder, FrozenEncoder):
+        return digest(encoder.info, encoder.state_dict())
+    _check_files(encoder)
+    info = read_info(encoder / DESCRIPTION)
+    try:
+        return digest(info, load_file(encoder / WEIGHTS))
+    except SafetensorError as error:
+        raise ValueError(f"{encoder / WEIGHTS} is damaged: {error}") from None
 
 
-def _empty_tower(info: EncoderInfo) -> ImageTower:
-    values = {key: value for key, value in info.backbone.items() if key != "model_type"}
-    backbone = ResNetModel(ResNetConfig(**values))
-    replace_batchnorm(backbone, "frozen", World())
-    return ImageTower(backbone, info.embed_dim, ImageTowerConfig())
+def _check_files(folder: Path) -> None:
+    for name in (DESCRIPTION, WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} is no encoder folder: {name} is missing")
