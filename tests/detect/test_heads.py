@@ -6,6 +6,7 @@ from blades_dist.config import BinaryConfig, KnnConfig, MahalanobisConfig, OneCl
 from blades_dist.detect.binary import fit_binary
 from blades_dist.detect.heads import HEADS, ProbabilityHead, head_from_tensors
 from blades_dist.detect.knn import fit_knn
+from blades_dist.detect.linear import LinearHead
 from blades_dist.detect.mahalanobis import fit_mahalanobis
 from blades_dist.detect.one_class import fit_one_class
 
@@ -20,10 +21,15 @@ def heads():
         "mahalanobis": fit_mahalanobis(rows, MahalanobisConfig())[0],
         "knn": fit_knn(rows, KnnConfig(k=3), seed=0),
         "bc": perceptron,
+        "linear": LinearHead(np.linspace(-1, 1, 6), np.array([0.5]), 2.0),
     }
 
 
-KINDS = ["oc", "mahalanobis", "knn", "bc"]
+KINDS = ["oc", "mahalanobis", "knn", "bc", "linear"]
+
+
+def test_every_registered_kind_is_tested_here():
+    assert list(HEADS) == KINDS
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -32,11 +38,11 @@ def test_every_kind_reads_what_it_wrote(heads, kind):
     again = head_from_tensors(kind, head.tensors(), "tied")
     assert type(again) is type(head) and again.dimensions == 6
     assert np.array_equal(again.score(fresh), head.score(fresh))
-    assert isinstance(head, ProbabilityHead) == (kind == "bc")
+    assert isinstance(head, ProbabilityHead) == (kind in ("bc", "linear"))
     assert HEADS[kind].sentence.endswith(".") and HEADS[kind].unit
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS[:-1])  # the linear head's own words are tested with it
 def test_every_kind_says_which_array_is_damaged(heads, kind):
     tensors = heads[kind].tensors()
     for name, value in tensors.items():
@@ -57,5 +63,5 @@ def test_every_kind_says_which_array_is_damaged(heads, kind):
 def test_arrays_of_another_kind(heads):
     with pytest.raises(ValueError, match="'bank' is missing"):
         head_from_tensors("knn", heads["mahalanobis"].tensors())
-    with pytest.raises(ValueError, match="head kind 'svm'; known: oc, mahalanobis, knn, bc"):
+    with pytest.raises(ValueError, match="head kind 'svm'; known: oc, mahalanobis, knn, bc, linear"):
         head_from_tensors("svm", heads["oc"].tensors())
