@@ -250,6 +250,11 @@ def _notes(by_generator: bool, best: int, temperature: float, config: BinaryConf
             "AI faces of one generator only: the number of epochs and the temperature come from held-out faces of that "
             "same generator, and say nothing about others"
         )
+    elif best == 1:
+        notes.append(
+            "the held-out loss rose from the first epoch on: what tells one generator's faces apart does not carry "
+            "over to the others; see their losses, and try a lower bc.lr"
+        )
     if best == config.epochs:
         notes.append(f"the held-out loss was still falling at the last epoch; raise bc.epochs above {config.epochs}")
     if not 1.01 * LOWEST < temperature < 0.99 * HIGHEST:

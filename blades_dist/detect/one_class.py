@@ -13,7 +13,17 @@ from blades_dist.detect.arrays import finite_rows
 from blades_dist.detect.mixture import Covariance, OneClassHead
 from blades_dist.detect.whitening import Whitening, fit_whitening
 
-__all__ = ["Covariance", "MixtureFit", "OneClassHead", "Whitening", "choose", "fit_mixture", "fit_one_class", "refit"]
+__all__ = [
+    "Covariance",
+    "MixtureFit",
+    "OneClassHead",
+    "Whitening",
+    "choose",
+    "fit_mixture",
+    "fit_one_class",
+    "refit",
+    "split_rows",
+]
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,13 @@ class MixtureFit:
         return {"components": float(self.components), **own}
 
 
+def split_rows(n: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending row numbers (of n) to fit to, and the seeded ``share`` of them held out, at least one."""
+    order = np.random.default_rng(seed).permutation(n)
+    cut = max(1, round(share * n))
+    return np.sort(order[cut:]), np.sort(order[:cut])
+
+
 def fit_mixture(
     features: np.ndarray, config: OneClassConfig, seed: int, components: int, threads: int | None = None
 ) -> MixtureFit:
@@ -60,9 +77,7 @@ def fit_mixture(
     """
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    order = np.random.default_rng(seed).permutation(len(features))
-    cut = max(1, round(config.held_out * len(features)))
-    kept, held = finite_rows(features[np.sort(order[cut:])]), finite_rows(features[np.sort(order[:cut])])
+    kept, held = (finite_rows(features[part]) for part in split_rows(len(features), config.held_out, seed))
     _check_size(kept, config, components)
     with threadpool_limits(threads):
         whitening = None if config.pca is None else fit_whitening(kept, config.pca)

@@ -9,9 +9,11 @@ LOWEST, HIGHEST = 1e-2, 1e2
 def balanced_loss(scores: np.ndarray, generated: np.ndarray, smoothing: bool = False) -> float:
     """Cross-entropy in nats of (n,) log-odds of photographic, real and AI faces weighing half each.
 
-    ``generated`` (n,) bool. With ``smoothing`` the target of a class of m faces is (m + 1) / (m + 2) instead of 1
-    (Platt 1999, "Probabilistic outputs for support vector machines").
+    ``generated`` (n,) bool; nan where a score is not finite. With ``smoothing`` the target of a class of m faces is
+    (m + 1) / (m + 2) instead of 1 (Platt 1999, "Probabilistic outputs for support vector machines").
     """
+    if not np.isfinite(scores).all():
+        return float("nan")
     sides = []
     for margin in (scores[~generated], -scores[generated]):
         sure = (len(margin) + 1) / (len(margin) + 2) if smoothing else 1.0
