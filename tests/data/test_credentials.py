@@ -34,7 +34,9 @@ def signer():
     begin = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
     def name(text):
-        return x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, text), x509.NameAttribute(NameOID.COMMON_NAME, text)])
+        return x509.Name(
+            [x509.NameAttribute(NameOID.ORGANIZATION_NAME, text), x509.NameAttribute(NameOID.COMMON_NAME, text)]
+        )
 
     def certificate(subject, key, issuer, by, authority):
         usage = {field: False for field in ("content_commitment", "key_encipherment", "data_encipherment")}
@@ -59,7 +61,7 @@ def signer():
     pem = b"".join(one.public_bytes(serialization.Encoding.PEM) for one in chain).decode()
     plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     key = leaf.private_bytes(*plain).decode()
-    return lambda: c2pa.Signer.from_info(c2pa.C2paSignerInfo(c2pa.C2paSigningAlg.ES256, pem, key, None))
+    return lambda: c2pa.Signer.from_info(c2pa.C2paSignerInfo(b"es256", pem.encode(), key.encode(), None))
 
 
 def _signed(signer, source_type: str) -> bytes:

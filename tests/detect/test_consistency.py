@@ -75,7 +75,9 @@ def test_claims_that_fit_have_uniform_p_values():
 def test_log_probabilities_and_labels():
     logits = torch.zeros(2, WIDTH)
     found = log_probabilities(logits, CLASSES)
-    assert set(found) == set(TAGS) - {"flash"} and torch.allclose(found["make"].exp(), torch.full((2, 10), 0.1).double())
+    assert set(found) == set(TAGS) - {"flash"} and torch.allclose(
+        found["make"].exp(), torch.full((2, 10), 0.1).double()
+    )
     assert log_probabilities(torch.zeros(2, 0), {}) == {}
     claims = claimed_labels({"iso": 800.0, "make": "Canon", "aperture": None}, {"iso": (100.0, 400.0)})
     assert claims == {"iso": 2, "make": vocabulary("make").index("Canon")}
