@@ -66,8 +66,7 @@ def test_it_is_found_by_its_name_and_read_elsewhere(listed: Path) -> None:
     options = config(listed, kind="generated", min_tags=0)
     assert isinstance(open_source(str(listed), options), ListSource)
     entry = entries(listed, "generated")["b/1.png"]
-    assert "PROPORTIONS" not in read_elsewhere(str(listed), options, entry)[1]
-    assert "box=(2, 3, 20, 24)" in read_elsewhere(str(listed), options, entry)[1]
+    assert "box=(2.0, 3.0, 20.0, 24.0)" in read_elsewhere(str(listed), options, entry)[1]
 
 
 def test_marks_follow_file_and_box(listed: Path) -> None:
