@@ -33,13 +33,16 @@ class IngestConfig(Config):
     """A collection of photographs to Parquet shards."""
 
     source: tuple[str, ...] = Field(description="folders, files or URIs of one format; one, or a list")
-    format: Literal["auto", "folder", "fdf", "ffhq", "webdataset", "shards"] = "auto"
+    format: Literal["auto", "folder", "fdf", "ffhq", "webdataset", "shards", "list"] = "auto"
     metadata: str | None = Field(
         None, description="formats fdf and ffhq: the data set's JSON file; None: where the data set itself puts it"
     )
     labels: str | None = Field(None, description="format fdf: the released EXIF label file")
     output: Path = Field(description="folder for shards, manifest.json and quarantine.parquet")
     kind: Literal["photographs", "generated"] = "photographs"
+    faces: Literal["located", "whole"] = Field(
+        "located", description="whole: every picture is a face already, its largest central square is the crop"
+    )
     locator: Literal["haar", "yunet", "mediapipe"] = "haar"
     locator_model: Path | None = Field(None, description="model file of locators yunet and mediapipe")
     min_face_px: int = Field(64, ge=16, description="smaller faces are quarantined; pixels a side of the box")
@@ -82,8 +85,12 @@ class IngestConfig(Config):
             raise ValueError(
                 f"locator_model: yunet and mediapipe need a model file, haar has none; given: {self.locator}"
             )
-        if self.kind == "photographs" and self.min_tags == 0:
-            raise ValueError("min_tags: photographs need at least one EXIF tag each; 0 is for kind: generated")
+        learned = any(self.splits.get(name, 0) > 0 for name in ("train", "val"))
+        if self.kind == "photographs" and self.min_tags == 0 and learned:
+            raise ValueError(
+                "min_tags: photographs to train on need at least one EXIF tag each; 0 is for kind: generated and for "
+                "sets whose splits are calibration and test only"
+            )
         return self
 
 

@@ -13,7 +13,7 @@ from blades_dist.config import SPLITS, IngestConfig
 from blades_dist.data.decode import ImageFile, Rejected, open_image
 from blades_dist.data.duplicates import perceptual_hash
 from blades_dist.data.exif import Raw, read_exif
-from blades_dist.data.faces import Face, check_inside, crop, scaled
+from blades_dist.data.faces import Face, check_inside, crop, scaled, whole_picture
 from blades_dist.data.locate import locate, make_locator
 from blades_dist.data.locate_models import LocatorError
 from blades_dist.data.parts import given_column, no_rows, part_schema
@@ -114,7 +114,9 @@ def _process(photo: Photo, data: bytes, given: Given, config: IngestConfig, outc
             raise Rejected("no_usable_tag", f"{usable} usable EXIF tags; at least {config.min_tags} are needed")
     picture, factor = image.preview()
     outcome.fingerprint, outcome.pixels = perceptual_hash(picture), image.width * image.height
-    if given.faces is not None:
+    if config.faces == "whole":
+        outcome.found = [whole_picture(image.width, image.height, config.crop_scale)]
+    elif given.faces is not None:
         outcome.found = _given_faces(given.faces, given.frame, image)
     else:
         outcome.found = locate(picture, make_locator(config.locator, config.locator_model), factor)

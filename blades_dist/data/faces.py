@@ -12,6 +12,8 @@ from blades_dist.data.decode import Rejected
 from blades_dist.data.records import LANDMARKS
 
 SIDECAR_SUFFIX = ".faces.json"
+# Where the five landmarks lie in a frontal-face box, as shares of its side.
+PROPORTIONS = np.array([(0.31, 0.38), (0.69, 0.38), (0.50, 0.58), (0.34, 0.77), (0.66, 0.77)])
 MAX_FACES = 256  # of one sidecar
 _MAX_SIDECAR_BYTES = 2**20
 
@@ -37,6 +39,20 @@ def face_from_json(value: Mapping[str, Any]) -> Face:
     """The face that ``Face.as_json`` made the value of."""
     x, y, w, h = value["box"]
     return Face((x, y, w, h), np.array(value["landmarks"], np.float32).reshape(-1, 2), value["score"])
+
+
+def frontal(box: tuple[float, float, float, float]) -> Face:
+    """The face in a box (x, y, w, h) of which no more is known: landmarks by the proportions of a frontal face."""
+    x, y, w, h = box
+    return Face(box, (np.array([x, y]) + PROPORTIONS * np.array([w, h])).astype(np.float32))
+
+
+def whole_picture(width: int, height: int, scale: float) -> Face:
+    """The face of a picture that is a crop already: the box is the picture, in pixels; landmarks lie as if its largest
+    central square had been cut ``scale`` times as large as a frontal face."""
+    side = min(width, height) / scale
+    landmarks = frontal(((width - side) / 2, (height - side) / 2, side, side)).landmarks
+    return Face((0.0, 0.0, float(width), float(height)), landmarks)
 
 
 def sidecar_of(image: Path) -> Path:

@@ -6,10 +6,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from blades_dist.data.faces import Face
-
-# Where the five landmarks lie in a frontal-face box of the cascade, as shares of its side.
-PROPORTIONS = np.array([(0.31, 0.38), (0.69, 0.38), (0.50, 0.58), (0.34, 0.77), (0.66, 0.77)], np.float32)
+from blades_dist.data.faces import PROPORTIONS, Face
 
 
 class HaarLocator:

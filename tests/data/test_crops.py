@@ -13,6 +13,7 @@ from blades_dist.data import crops
 from blades_dist.data.crops import process_photo
 from blades_dist.data.decode import open_image
 from blades_dist.data.duplicates import perceptual_hash
+from blades_dist.data.faces import PROPORTIONS
 from blades_dist.data.locate_models import LocatorError
 from blades_dist.data.parts import given_column, no_rows, part_schema
 from blades_dist.data.records import label_column, shard_schema
@@ -89,6 +90,24 @@ def test_faces_given_in_another_frame() -> None:
     row = outcome.rows.to_pylist()[0]
     corner = np.array(row["landmarks"]).reshape(5, 2) - POINTS * [2, 4]
     assert np.allclose(corner, corner[0]) and row["width"] == row["height"] == 160
+
+
+def test_a_whole_picture_is_the_face_whatever_is_said_of_it() -> None:
+    data = encoded(pixels_of(2, 200)[:, :160].copy(), exif=exif_of(2))
+    outcome = process_photo(photo_of(data), data, GIVEN, configured(faces="whole", crop_scale=1.25))
+    (row,) = outcome.rows.to_pylist()
+    rgb = open_image(data, 10**6, 10**6).pixels()
+    assert (np.array(Image.open(io.BytesIO(row["image"]))) == rgb[20:180]).all() and row["box"] == [0, 0, 160, 200]
+    # A frontal face of 160 / 1.25 = 128 pixels, 16 from every edge of the crop.
+    assert np.allclose(np.array(row["landmarks"]).reshape(5, 2), 16 + 128 * PROPORTIONS, atol=1e-3)
+    assert rejection(data, faces="whole", min_face_px=161)[:2] == (0, "face_too_small")
+
+
+def test_photographs_without_tags_only_where_nothing_is_learned_from_them() -> None:
+    data, test_only = jpeg_of(6, exif=False), {"calibration": 0.5, "test": 0.5}
+    assert len(process_photo(photo_of(data), data, GIVEN, configured(min_tags=0, splits=test_only)).rows) == 1
+    with pytest.raises(ValueError, match="min_tags: photographs to train on need at least one EXIF tag"):
+        configured(min_tags=0)
 
 
 def test_given_faces_are_checked_and_counted() -> None:

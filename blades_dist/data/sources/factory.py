@@ -9,6 +9,7 @@ from blades_dist.data.sources.base import Source, SourceError
 from blades_dist.data.sources.fdf import FdfSource
 from blades_dist.data.sources.ffhq import FfhqSource
 from blades_dist.data.sources.folder import LISTED_SUFFIXES, FolderSource
+from blades_dist.data.sources.listed import ListSource
 from blades_dist.data.sources.shard_set import ShardSource
 from blades_dist.data.sources.storage import absolute, open_storage
 from blades_dist.data.sources.webdataset import WebDatasetSource
@@ -30,6 +31,8 @@ def open_source(uri: str, config: IngestConfig) -> Source:
         return WebDatasetSource(uri)
     if form == "shards":
         return ShardSource(uri, config.kind)
+    if form == "list":
+        return ListSource(uri, config.kind)
     return FolderSource(uri)
 
 
@@ -63,8 +66,11 @@ def detect(uri: str) -> str:
     Raises:
         SourceError: there is no such folder, or it holds both tar files and images.
     """
-    if uri.partition("?")[0].endswith(".tar"):
+    name = uri.partition("?")[0]
+    if name.endswith(".tar"):
         return "webdataset"
+    if name.endswith(".csv"):
+        return "list"
     top = open_storage(uri).top()
     if MANIFEST in top.files and any(name.endswith(".parquet") for name in top.files):
         return "shards"

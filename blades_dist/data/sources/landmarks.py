@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-# A frontal face in its box, as shares of the side: both eyes and the nose, then both mouth corners.
-_EYES_NOSE = np.array([(0.31, 0.38), (0.69, 0.38), (0.50, 0.58)])
-_MOUTH = np.array([(0.34, 0.77), (0.66, 0.77)])
+from blades_dist.data.faces import PROPORTIONS
+
+_EYES_NOSE, _MOUTH = PROPORTIONS[:3], PROPORTIONS[3:]
 
 
 def numbers(value: Any, shape: tuple[int, ...], where: str) -> np.ndarray:
