@@ -7,7 +7,7 @@ much of a detector's result a container could explain.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,7 @@ class Distribution:
     n: int
     codecs: dict[str, int]
     quantiles: dict[str, tuple[float, ...] | None]
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)  # other categorical facts: images by value
 
 
 @dataclass(frozen=True)
