@@ -79,6 +79,13 @@ def panels(count: int, columns: int = 3, width: float = 4.3, height: float = 3.1
     return figure, list(made.flat[:count])
 
 
+def label_left(axes: Axes, text: str) -> None:
+    """Names the vertical axis of a panel in the first column, which its row shares."""
+    place = axes.get_subplotspec()
+    if place is not None and place.is_first_col():
+        axes.set_ylabel(text)
+
+
 def png(figure: Figure, dots_per_inch: int = 110) -> bytes:
     """The figure as a PNG file."""
     out = io.BytesIO()

@@ -66,9 +66,7 @@ class Assessment:
         return len(photographs(self.pairs)) > 1
 
 
-def assess(
-    pairs: Mapping[str, Pair], resamples: int = 2000, confidence: float = 0.95, seed: int = 0
-) -> Assessment:
+def assess(pairs: Mapping[str, Pair], resamples: int = 2000, confidence: float = 0.95, seed: int = 0) -> Assessment:
     """Measures a detector's answers, by generator; the photographs are the same in the same order in every pair.
 
     Raises:

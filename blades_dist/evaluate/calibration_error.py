@@ -65,8 +65,8 @@ def reliability(
     images = [np.asarray(generated[f], float) for f in kept]
     total = sum(map(len, images))
     if not n or not images:
-        empty, none = np.full(BINS, np.nan), Estimate(math.nan, math.nan, math.nan, n, total)
-        return Reliability(empty, empty, empty, empty, empty, none, none)
+        empty, nothing = np.full(BINS, np.nan), Estimate(math.nan, math.nan, math.nan, n, total)
+        return Reliability(empty, empty, empty, empty, empty, nothing, nothing)
     photographs = np.sum([_sums(np.asarray(head, float), 0, 0.5 / n / len(heads)) for head in heads], axis=0)
     rows = [photographs, *(_sums(own, 1, 0.5 / len(own) / len(images)) for own in images)]
     total_sums = np.sum([part.sum(axis=0) for part in rows], axis=0)[None]

@@ -11,7 +11,7 @@ from blades_dist.evaluate.assess import Assessment, photographs
 from blades_dist.evaluate.calibration_error import measured_fpr
 from blades_dist.evaluate.forms import show
 from blades_dist.evaluate.ranking import ladder, roc
-from blades_dist.figures import LIGHT, Theme, colour, line, marker, panels, themed
+from blades_dist.figures import LIGHT, Theme, colour, label_left, line, marker, panels, themed
 
 _GRID = np.linspace(0, 1, 501)  # false-positive rates at which curves are averaged
 _NOMINAL = np.geomspace(1e-3, 1, 121)
@@ -26,7 +26,7 @@ def plot_all_roc(assessments: Mapping[str, Assessment], confidence: float = 0.95
     first = next(iter(assessments.values()))
     shown = [name for name, pair in first.pairs.items() if len(pair.real) and len(pair.generated)]
     figure, drawn = panels(len(shown) + (len(shown) > 1), width=4.2, height=4.0, sharex=True, sharey=True)
-    for i, (name, found) in enumerate(assessments.items()):
+    for i, found in enumerate(assessments.values()):
         curves = []
         for axes, generator in zip(drawn, shown, strict=False):
             pair = found.pairs[generator]
@@ -43,37 +43,41 @@ def plot_all_roc(assessments: Mapping[str, Assessment], confidence: float = 0.95
         axes.set_aspect("equal")
         axes.set_xlabel(f"FPR, % of {first.n_real}")
         axes.tick_params(labelbottom=True)
-        if axes.get_subplotspec().is_first_col():
-            axes.set_ylabel("TPR, %")
+        label_left(axes, "TPR, %")
     figure.suptitle("ROC of all detectors")
     labels = [f"{name}: {show(found.ranked['AUC'].mean(confidence))}" for name, found in assessments.items()]
-    handles = [
-        figure.axes[0].plot([], [], line(i, theme), color=colour(i, theme))[0] for i in range(len(assessments))
-    ] if figure.axes else []
+    handles = (
+        [figure.axes[0].plot([], [], line(i, theme), color=colour(i, theme))[0] for i in range(len(assessments))]
+        if figure.axes
+        else []
+    )
     figure.legend(handles, labels, loc="outside lower center", ncols=2, title="mean AUC over generators")
     return figure
 
 
 @themed
 def plot_reliability(assessments: Mapping[str, Assessment], *, theme: Theme = LIGHT) -> Figure:
-    """One panel a detector with a probability: observed against predicted share of AI-generated, bins' weights below."""
+    """One panel a detector with a probability: observed against predicted share, weights of bins below."""
     shown = {name: a.reliability for name, a in assessments.items() if a.reliability is not None}
     figure, drawn = panels(len(shown), width=4.2, height=4.1, sharex=True, sharey=True)
     index = list(assessments)
     for axes, (name, found) in zip(drawn, shown.items(), strict=True):
         tint = colour(index.index(name), theme)
         edges = np.linspace(0, 100, len(found.weight) + 1)
-        axes.bar(edges[:-1], 100 * np.nan_to_num(found.weight), np.diff(edges), align="edge", color=theme.real, alpha=0.4)
+        axes.bar(
+            edges[:-1], 100 * np.nan_to_num(found.weight), np.diff(edges), align="edge", color=theme.real, alpha=0.4
+        )
         axes.plot([0, 100], [0, 100], color=theme.text, linewidth=1, linestyle=":")
         known = ~np.isnan(found.observed)
         x, y = 100 * found.predicted[known], 100 * found.observed[known]
         reach = [np.maximum(0, y - 100 * found.low[known]), np.maximum(0, 100 * found.high[known] - y)]
-        axes.errorbar(x, y, reach, color=tint, marker=marker(index.index(name)), markersize=6, elinewidth=1.4, linewidth=1.2)
+        axes.errorbar(
+            x, y, reach, color=tint, marker=marker(index.index(name)), markersize=6, elinewidth=1.4, linewidth=1.2
+        )
         axes.set(xlim=(-2, 102), ylim=(-2, 102), title=f"{name}\nECE {show(found.ece, percent=True)} %")
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("probability of AI-generated, %")
-        if axes.get_subplotspec().is_first_col():
-            axes.set_ylabel("generated among them, %")
+        label_left(axes, "generated among them, %")
     figure.suptitle("Reliability of probabilities; grey: share of images in the bin, %")
     return figure
 
@@ -104,7 +108,6 @@ def plot_p_values(assessments: Mapping[str, Assessment], confidence: float = 0.9
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlabel(f"nominal FPR, %  (n = {found.n_real})")
-        if axes.get_subplotspec().is_first_col():
-            axes.set_ylabel("measured FPR, %")
+        label_left(axes, "measured FPR, %")
     figure.suptitle("P-values on photographs: measured against nominal false-positive rate")
     return figure

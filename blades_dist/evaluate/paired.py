@@ -26,9 +26,7 @@ class Discordant:
     p: float
 
 
-def delong(
-    first: tuple[Array, Array], second: tuple[Array, Array], confidence: float = 0.95
-) -> tuple[Estimate, float]:
+def delong(first: tuple[Array, Array], second: tuple[Array, Array], confidence: float = 0.95) -> tuple[Estimate, float]:
     """Difference of two correlated AUCs with its normal interval, and its two-sided p-value.
 
     Each detector as (photographs (n,), generated (m,)), the same images in the same order. DeLong, DeLong and
@@ -57,9 +55,7 @@ def delong(
     return Estimate(value, *bounds, n, m), math.erfc(abs(value) / deviation / math.sqrt(2))
 
 
-def mcnemar(
-    real: tuple[Array, Array], generated: tuple[Array, Array], confidence: float = 0.95
-) -> Discordant:
+def mcnemar(real: tuple[Array, Array], generated: tuple[Array, Array], confidence: float = 0.95) -> Discordant:
     """Exact test on the images that one detector alone judged rightly, from flags (n,) and (m,) of both detectors.
 
     ``real`` and ``generated`` hold the flags (True = called AI-generated) of the first and of the second detector.
@@ -71,7 +67,10 @@ def mcnemar(
     if len(real[0]) != len(real[1]) or len(generated[0]) != len(generated[1]):
         raise ValueError("McNemar's test needs both detectors on the same images")
     n, m = len(real[0]), len(generated[0])
-    right = [np.concatenate([~np.asarray(flags, bool), np.asarray(own, bool)]) for flags, own in zip(real, generated)]
+    right = [
+        np.concatenate([~np.asarray(flags, bool), np.asarray(own, bool)])
+        for flags, own in zip(real, generated, strict=True)
+    ]
     only = [int(np.sum(right[0] & ~right[1])), int(np.sum(right[1] & ~right[0]))]
     shares = [rate(count, n + m, True, confidence) for count in only]
     first, second = (Estimate(found.value, found.low, found.high, n, m) for found in shares)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -34,12 +35,14 @@ def draw(
     weights: report.Weights | None = None,
     confidence: float = 0.95,
 ) -> list[Plot]:
-    """Comparisons of all detectors, ROC and scores of each, the weights and the main (first) one's features if given."""
+    """Comparisons of all detectors, the main (first) one's features, the weights, then ROC and scores of each."""
     assessments = {name: subject.assessment for name, subject in subjects.items()}
     drawn = _comparisons(assessments, confidence)
     if projected is not None:
         title = f"{projected.method} of the features of {next(iter(subjects))}"
-        caption = f"{title}, {len(projected.points)} faces. Distances between far groups mean nothing in such a picture."
+        caption = (
+            f"{title}, {len(projected.points)} faces. Distances between far groups mean nothing in such a picture."
+        )
         shown = (projected.points, projected.groups, projected.method, title)
         drawn.append(plot("features", caption, projection.plot_projection, *shown))
     if weights is not None and weights.history:
@@ -50,31 +53,40 @@ def draw(
     return drawn
 
 
-def worst_fakes(
+def worst(
+    side: Literal["photographs", "generated"],
     answers: Answers,
     ids: Sequence[str],
     sources: Sequence[str],
     paths: Sequence[str],
     load: Callable[[set[str]], Mapping[str, bytes]],
 ) -> list[report.Mistake]:
-    """The generated faces that score most like photographs.
+    """The photographs that score least like photographs, or the generated faces that score most like them.
 
     ``ids``, ``sources``, ``paths`` belong to ``answers`` one by one; ``load`` gives stored images by id.
+
+    Raises:
+        ValueError: not as many ids, sources and paths as answers, or a stored image that cannot be decoded.
     """
-    rows = np.argsort(-answers.scores, kind="stable")[:WORST]
-    return _mistakes(answers, rows, ids, sources, paths, load)
-
-
-def worst_photographs(
-    answers: Answers,
-    ids: Sequence[str],
-    sources: Sequence[str],
-    paths: Sequence[str],
-    load: Callable[[set[str]], Mapping[str, bytes]],
-) -> list[report.Mistake]:
-    """The photographs that score least like photographs; arguments as for ``worst_fakes``."""
-    rows = np.argsort(answers.scores, kind="stable")[:WORST]
-    return _mistakes(answers, rows, ids, sources, paths, load)
+    if not len(answers) == len(ids) == len(sources) == len(paths):
+        raise ValueError(
+            f"{len(answers)} answers need as many ids, sources and paths, got {len(ids)}, {len(sources)}, {len(paths)}"
+        )
+    sign = 1 if side == "photographs" else -1
+    rows = np.argsort(sign * answers.scores, kind="stable")[:WORST]
+    stored = load({ids[i] for i in rows})
+    return [
+        report.Mistake(
+            picture=thumbnail(stored[ids[i]], THUMBNAIL),
+            source=sources[i],
+            path=paths[i],
+            score=float(answers.scores[i]),
+            p_value=None if answers.p_values is None else float(answers.p_values[i]),
+            flagged=bool(answers.flagged[i]),
+            unsure=bool(answers.unsure[i]),
+        )
+        for i in rows
+    ]
 
 
 def crops(folder: Path, split: str, ids: set[str]) -> dict[str, bytes]:
@@ -123,30 +135,3 @@ def _own(stem: str, name: str, subject: Subject, confidence: float) -> Iterable[
     )
     scores = (subject.assessment.pairs, subject.threshold, title, subject.unit)
     yield plot(f"scores-{stem}", caption, plots.plot_scores, *scores, detector=name)
-
-
-def _mistakes(
-    answers: Answers,
-    rows: np.ndarray,
-    ids: Sequence[str],
-    sources: Sequence[str],
-    paths: Sequence[str],
-    load: Callable[[set[str]], Mapping[str, bytes]],
-) -> list[report.Mistake]:
-    if not len(answers) == len(ids) == len(sources) == len(paths):
-        raise ValueError(
-            f"{len(answers)} answers need as many ids, sources and paths, got {len(ids)}, {len(sources)}, {len(paths)}"
-        )
-    stored = load({ids[i] for i in rows})
-    return [
-        report.Mistake(
-            picture=thumbnail(stored[ids[i]], THUMBNAIL),
-            source=sources[i],
-            path=paths[i],
-            score=float(answers.scores[i]),
-            p_value=None if answers.p_values is None else float(answers.p_values[i]),
-            flagged=bool(answers.flagged[i]),
-            unsure=bool(answers.unsure[i]),
-        )
-        for i in rows
-    ]

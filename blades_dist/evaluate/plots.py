@@ -11,7 +11,7 @@ from blades_dist.evaluate.answers import Pair
 from blades_dist.evaluate.assess import Assessment
 from blades_dist.evaluate.forms import show
 from blades_dist.evaluate.ranking import ladder, roc
-from blades_dist.figures import LIGHT, Theme, colour, line, marker, panels, themed
+from blades_dist.figures import LIGHT, Theme, colour, label_left, line, marker, panels, themed
 
 REAL = "photographs"
 
@@ -60,8 +60,7 @@ def plot_scores(
         axes.tick_params(labelbottom=True)
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel(f"score, {unit}")
-        if axes.get_subplotspec().is_first_col():
-            axes.set_ylabel("share of each side, %")
+        label_left(axes, "share of each side, %")
     figure.suptitle(title)
     if drawn:
         # A side wholly beyond the range would otherwise flatten every panel; its bar may run out at the top.

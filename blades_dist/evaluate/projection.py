@@ -28,7 +28,9 @@ class Projection:
     method: str
 
 
-def project(real: np.ndarray, generated: Mapping[str, np.ndarray], method: Method = "tsne", seed: int = 0) -> Projection:
+def project(
+    real: np.ndarray, generated: Mapping[str, np.ndarray], method: Method = "tsne", seed: int = 0
+) -> Projection:
     """A fair sample of at most ``SHOWN`` rows of features (n, D) and (m_f, D) by generator, projected together.
 
     Raises:

@@ -58,16 +58,12 @@ def confusion(
     }
 
 
-def balanced_accuracy(
-    real: Array | Sequence[Array], generated: Sequence[Array], confidence: float = 0.95
-) -> Estimate:
+def balanced_accuracy(real: Array | Sequence[Array], generated: Sequence[Array], confidence: float = 0.95) -> Estimate:
     """(TNR + mean of the generators' TPRs) / 2 of flags (n,) (or one such array a head) and (m_f,)."""
     return balanced_share([~np.asarray(flags, bool) for flags in by_head(real)], generated, confidence)
 
 
-def balanced_share(
-    real: Array | Sequence[Array], generated: Sequence[Array], confidence: float = 0.95
-) -> Estimate:
+def balanced_share(real: Array | Sequence[Array], generated: Sequence[Array], confidence: float = 0.95) -> Estimate:
     """(share of photographs + mean over generators of their shares) / 2 of marks (n,) and (m_f,).
 
     Balanced, so that it does not depend on how many images each side has. Interval: the parts' Wilson intervals

@@ -10,7 +10,7 @@ from blades_dist.evaluate.assess import RANKING, Assessment
 from blades_dist.evaluate.bootstrap import difference, difference_p
 from blades_dist.evaluate.estimate import Estimate
 from blades_dist.evaluate.forms import SIGNED, PValue, Row, Table, row
-from blades_dist.evaluate.paired import Discordant, delong, holm, mcnemar
+from blades_dist.evaluate.paired import delong, holm, mcnemar
 
 MEAN = "mean"
 _UNSURE = 'An "unsure" answer counts as not flagged here, its share is in table 6. '
@@ -97,10 +97,10 @@ def _calibration_table(assessments: Mapping[str, Assessment]) -> Table:
     note = (
         "ECE: expected calibration error of the probability of AI-generated, 15 bins of equal width; sides count one "
         "half each and generators alike, so that it does not depend on the sizes of the sides. Brier score: weighted "
-        "alike. Their intervals: bootstrap; that of the ECE starts at 0 unless chance alone does not explain its value. "
+        "alike. Their intervals: bootstrap; that of the ECE starts at 0 unless chance cannot explain its value. "
         "p-values: on photographs, the largest |measured FPR - nominal| over all nominal rates, with the "
-        "Dvoretzky-Kiefer-Wolfowitz band; then the measured FPR at four nominal rates, with Wilson's interval. n/a: the "
-        "detector has no probability, or no p-values."
+        "Dvoretzky-Kiefer-Wolfowitz band; then the measured FPR at four nominal rates, with Wilson's interval. n/a: "
+        "the detector has no probability, or no p-values."
     )
     return Table("table5", "Table 5. Calibration, %", note, tuple(assessments), tuple(rows), True)
 
@@ -116,13 +116,13 @@ def _comparison_table(assessments: Mapping[str, Assessment], confidence: float) 
     (main, first), *others = assessments.items()
     measured = [first.ranked["AUC"]] + [other.ranked["AUC"] for _, other in others]
     p_auc = [difference_p(measured[0], other) for other in measured[1:]]
-    decisions = [_decisions(first, other, confidence) for _, other in others]
-    corrected = holm(p_auc), holm([found.p if found else math.nan for found in decisions])
+    decisions = [_decisions(first, other) for _, other in others]
+    corrected = holm(p_auc), holm(decisions)
     rows = []
     for i, (name, _) in enumerate(others):
         means = [measured[0].mean(confidence), measured[i + 1].mean(confidence)]
         gap = difference(measured[0], measured[i + 1], confidence)
-        p_values = [p_auc[i], corrected[0][i], decisions[i].p if decisions[i] else math.nan, corrected[1][i]]
+        p_values = [p_auc[i], corrected[0][i], decisions[i], corrected[1][i]]
         rows.append(row(f"{main} against {name}", [*means, gap, *_p_values(p_values, gap)]))
     note = (
         "Mean AUC over generators. The difference is paired: both detectors on the same resampled images, so its "
@@ -158,32 +158,28 @@ def _paired_table(assessments: Mapping[str, Assessment], confidence: float) -> T
         "images that one of the two alone judged rightly, with Wilson's interval and McNemar's exact p-value. "
         f"{_HOLM}n/a: too few images, or nothing varied."
     )
-    columns = (SIGNED, "p DeLong", f"p DeLong {_CORRECTED}", f"only {main}", "only other")
-    columns += ("p McNemar", f"p McNemar {_CORRECTED}")
+    columns = (
+        *(SIGNED, "p DeLong", f"p DeLong {_CORRECTED}"),
+        *(f"only {main}", "only other", "p McNemar", f"p McNemar {_CORRECTED}"),
+    )
     return Table("paired", "Paired tests per generator", note, columns, tuple(rows), False, detail=True)
 
 
-def _decisions(first: Assessment, second: Assessment, confidence: float) -> Discordant | None:
-    """McNemar's test over all images, where every photograph has one decision of each detector."""
+def _decisions(first: Assessment, second: Assessment) -> float:
+    """McNemar's p-value over all images; nan where a photograph has more than one decision of a detector."""
     if first.own_heads or second.own_heads:
-        return None
+        return math.nan
     by_pair = list(zip(first.pairs.values(), second.pairs.values(), strict=True))
     real = (by_pair[0][0].real.flagged, by_pair[0][1].real.flagged)
     flags = [[pair[side].generated.flagged for pair in by_pair] for side in (0, 1)]
-    return mcnemar(real, (_joined(flags[0]), _joined(flags[1])), confidence)
-
-
-def _joined(flags: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.asarray(one, bool) for one in flags])
+    return mcnemar(real, (np.concatenate(flags[0]), np.concatenate(flags[1]))).p
 
 
 def _p_values(values: Sequence[float], like: Estimate) -> list[PValue]:
     return [PValue(value, like.n_real, like.n_generated) for value in values]
 
 
-def _by_generator(
-    assessments: Mapping[str, Assessment], cell: Callable[[Assessment, int, str], Estimate]
-) -> list[Row]:
+def _by_generator(assessments: Mapping[str, Assessment], cell: Callable[[Assessment, int, str], Estimate]) -> list[Row]:
     generators = next(iter(assessments.values())).generators
     return [row(name, [cell(a, i, name) for a in assessments.values()]) for i, name in enumerate(generators)]
 
