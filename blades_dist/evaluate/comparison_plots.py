@@ -100,7 +100,7 @@ def plot_p_values(assessments: Mapping[str, Assessment], confidence: float = 0.9
         axes.plot(100 * _NOMINAL, value, color=tint)
         axes.plot([100 * _NOMINAL[0], 100], [100 * _NOMINAL[0], 100], color=theme.text, linewidth=1, linestyle=":")
         points = [max(floor, 100 * found.fpr[level].value) for level in STANDARD_FPRS]
-        axes.plot([100 * level for level in STANDARD_FPRS], points, "o", color=tint, markersize=7)
+        axes.plot([100 * level for level in STANDARD_FPRS], points, "o", color=tint, markersize=7, clip_on=False)
         error = show(found.p_error, percent=True) if found.p_error else ""
         axes.set(xscale="log", yscale="log", title=f"{name}\nlargest error {error} %")
         axes.set(xlim=(0.9 * 100 * _NOMINAL[0], 110), ylim=(floor, 110))

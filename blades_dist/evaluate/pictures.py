@@ -14,6 +14,7 @@ from blades_dist.data.thumbnails import thumbnail
 from blades_dist.evaluate import comparison_plots, plots, projection, report
 from blades_dist.evaluate.answers import Answers
 from blades_dist.evaluate.assess import Assessment
+from blades_dist.evaluate.pretraining_run import Weights
 from blades_dist.figures import Plot, plot
 
 WORST = 8  # mistakes shown of each side
@@ -32,7 +33,7 @@ class Subject:
 def draw(
     subjects: Mapping[str, Subject],
     projected: projection.Projection | None = None,
-    weights: report.Weights | None = None,
+    weights: Weights | None = None,
     confidence: float = 0.95,
 ) -> list[Plot]:
     """Comparisons of all detectors, the main (first) one's features, the weights, then ROC and scores of each."""
