@@ -46,9 +46,7 @@ def facts(candidate: Candidate, judged: Judged, people: About) -> report.Facts:
         encoder=info.provenance.encoder_digest[:16],
         not_held_out=tuple(sorted(seen)),
         provenance=info.provenance.model_dump(mode="json"),
-        note=" ".join(
-            [*([_LEFT_OUT] if candidate.by_generator else []), *(f"{note}." for note in info.training.notes)]
-        ),
+        note=" ".join(notes),
         training={name.replace("_", " "): f"{value:.6g}" for name, value in info.training.figures.items()},
     )
 

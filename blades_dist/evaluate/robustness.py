@@ -135,7 +135,11 @@ def _write(grid: grid_report.Grid, folder: Path) -> Path:
         "robustness.html": grid_report.to_html(grid),
     }
     for name, text in texts.items():
-        write_file(folder / name, lambda file, text=text: file.write_text(text, encoding="utf-8"))
+        write_file(folder / name, partial(_put, text=text))
     print(grid_report.summary(grid))
     print(f"report: {folder / 'robustness.html'}", flush=True)
     return folder / "robustness.html"
+
+
+def _put(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8")

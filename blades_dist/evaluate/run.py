@@ -113,9 +113,8 @@ def _worst_fakes(test: TestSet, main: Judged, people: About) -> list[report.Mist
 def _worst_photographs(test: TestSet, main: Assessment, people: About) -> list[report.Mistake]:
     """By the head of the first generator, where each has its own."""
     answers: Answers = photographs(main.pairs)[0]
-    return pictures.worst(
-        "photographs", answers, *vars(people.real).values(), partial(pictures.crops, test.real, SPLIT)
-    )
+    real, load = people.real, partial(pictures.crops, test.real, SPLIT)
+    return pictures.worst("photographs", answers, real.ids, real.sources, real.paths, load)
 
 
 def _write(found: report.Evaluation, folder: Path) -> Path:
