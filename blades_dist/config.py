@@ -299,56 +299,172 @@ class PretrainConfig(Config):
 
 
 class OneClassConfig(Config):
-    components: int = Field(10, ge=1)
+    components: int | list[int] = Field(10, description="Gaussians of the mixture; several sizes: choose_by picks one")
+    choose_by: Literal["held_out", "bic"] = Field(
+        "held_out", description="held_out: highest likelihood of the held-out share; bic: lowest on the fitted rows"
+    )
+    held_out: float = Field(0.1, gt=0, le=0.5, description="share of the training faces that tells sizes apart")
     covariance: Literal["full", "tied", "diag", "spherical"] = "full"
     pca: int | None = Field(None, ge=1, description="whitened principal components kept; None: raw features")
     regularisation: float = Field(1e-6, gt=0, description="added to covariance diagonals")
     starts: int = Field(3, ge=1)
+    iterations: int = Field(300, ge=1, description="EM iterations at most, each start")
+
+    @field_validator("components")
+    @classmethod
+    def _sizes(cls, value: int | list[int]) -> int | list[int]:
+        sizes = [value] if isinstance(value, int) else value
+        if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
+            raise ValueError(f"one size or several different ones, each at least 1, not {value}")
+        return value
+
+    @property
+    def sizes(self) -> list[int]:
+        """The sizes to fit, in ascending order."""
+        return [self.components] if isinstance(self.components, int) else sorted(self.components)
+
+
+class MahalanobisConfig(Config):
+    shrinkage: float | None = Field(
+        None, ge=0, le=1, description="share of the scaled identity in the covariance; None: Ledoit and Wolf's estimate"
+    )
+
+
+class KnnConfig(Config):
+    k: int = Field(10, ge=1, description="nearest real faces that are looked at")
+    bank: int = Field(20_000, ge=1, description="real faces to compare with, at most; a seeded sample of them")
+    distance: Literal["kth", "mean"] = Field("kth", description="kth: to the k-th nearest; mean: over the k nearest")
+
+    @model_validator(mode="after")
+    def _enough(self) -> "KnnConfig":
+        if self.k > self.bank:
+            raise ValueError(f"k: {self.k} nearest of a bank of {self.bank} do not exist")
+        return self
 
 
 class BinaryConfig(Config):
     hidden: int = Field(1536, ge=1)
-    epochs: int = Field(50, ge=1)
+    epochs: int = Field(50, ge=1, description="at most; held-out faces say how many")
+    patience: int = Field(10, ge=1, description="epochs without a lower held-out loss before training stops")
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
     batch_size: int = Field(256, ge=1)
     pseudo_outliers: float = Field(0.05, ge=0, lt=1, description="share of real faces of lowest likelihood")
 
 
-class FitConfig(Config):
-    """Detector on frozen features."""
+class ExtractConfig(Config):
+    """Features of faces: computed by a pool of Ray actors, and kept."""
 
-    kind: Literal["oc", "bc"] = "oc"
-    encoder: Path = Field(description="encoder folder written by the pretrain job")
+    cache: Path | None = Field(None, description="folder that keeps features; None: .features beside the shards")
+    batch_size: int = Field(64, ge=1, description="faces in one forward pass")
+    actors: int | None = Field(None, ge=1, description="None: one a CPU of the cluster, or one a GPU")
+    gpu: bool = False
+
+
+class CalibrationConfig(Config):
+    """What turns a head on an encoder's features into a detector with operating points."""
+
     shards: Path = Field(description="shard folder of photographs")
-    generated: Path | None = Field(None, description="shard folder of AI faces; bc only")
-    generators: list[str] | None = Field(None, description="generators bc may train on; None: all")
     output: Path = Field(description="folder of the detector bundle")
-    oc: OneClassConfig = OneClassConfig()
-    bc: BinaryConfig = BinaryConfig()
     fpr: float = Field(0.05, gt=0, lt=1, description="false-positive rate of the threshold, on the calibration split")
-    batch_size: int = Field(128, ge=1)
+    unsure_fpr: float | None = Field(
+        0.10, gt=0, lt=1, description="p-values between fpr and this one get no verdict; None: all get one"
+    )
+    re_encodings: tuple[str, ...] = Field(
+        ("jpeg95", "jpeg75", "resize0.5"),
+        description="no verdict for a face on which these disagree; []: none made",
+    )
+    locator_model: Path | None = Field(None, description="for shards located by yunet or mediapipe: their model file")
+    extract: ExtractConfig = ExtractConfig()
     seed: int = 0
     ray: RayConfig = RayConfig()
 
     @model_validator(mode="after")
+    def _band(self) -> "CalibrationConfig":
+        if self.unsure_fpr is not None and self.unsure_fpr < self.fpr:
+            raise ValueError(f"unsure_fpr: {self.unsure_fpr} is below fpr {self.fpr}; the band reaches upwards from it")
+        return self
+
+    @field_validator("re_encodings")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        from blades_dist.perturb import check
+
+        for name in value:
+            check(name)
+        return value
+
+
+class FitConfig(CalibrationConfig):
+    """Detector on frozen features."""
+
+    kind: Literal["oc", "mahalanobis", "knn", "bc"] = "oc"
+    encoder: str = Field(description="encoder folder written by the pretrain or import job, or hf:NAME_OR_FOLDER")
+    generated: Path | None = Field(None, description="shard folder of AI faces; bc only")
+    generators: list[str] | None = Field(None, description="generators bc may train on; None: all")
+    leave_one_out: bool = Field(False, description="bc only: one detector a generator, trained on all the others")
+    oc: OneClassConfig = OneClassConfig()
+    mahalanobis: MahalanobisConfig = MahalanobisConfig()
+    knn: KnnConfig = KnnConfig()
+    bc: BinaryConfig = BinaryConfig()
+
+    @model_validator(mode="after")
     def _generated(self) -> "FitConfig":
         if (self.kind == "bc") != (self.generated is not None):
-            raise ValueError("generated: a shard folder of AI faces is needed by kind: bc and not used by kind: oc")
+            raise ValueError(
+                f"generated: a shard folder of AI faces is needed by kind: bc and not used by kind: {self.kind}"
+            )
+        if self.leave_one_out and self.kind != "bc":
+            raise ValueError(f"leave_one_out: kind {self.kind} sees no AI face, so there is none to leave out")
         return self
 
 
 class EvaluateConfig(Config):
     """Tables, plots and report for any number of detectors side by side."""
 
-    detectors: dict[str, Path] = Field(description="name to bundle folder; the first is the main one", min_length=1)
+    detectors: dict[str, str] = Field(
+        description="name to bundle folder, to that of a leave-one-out fit, or to module:function of a scorer of "
+        "yours; the first is the main one",
+        min_length=1,
+    )
+    testset: Path | None = Field(
+        None, description="folder with real/ and fake/GENERATOR/, or CSV list, instead of shards and generated"
+    )
+    faces: Literal["located", "whole"] = Field("located", description="testset: whole takes each image as one face")
+    shards: Path | None = Field(None, description="shard folder of photographs; its test split is the real side")
+    generated: Path | None = Field(None, description="shard folder of AI faces")
+    equalise: bool = Field(False, description="bring both sides into one and the same container first")
+    quality: int | None = Field(None, ge=1, le=100, description="equalise: JPEG quality; None: what the sides allow")
+    output: Path = Field(description="folder of the report")
+    history: Path | None = Field(None, description="run folder of the pretrain job, for its weights' trajectories")
+    projection: Literal["tsne", "umap"] = "tsne"
+    bootstrap: int = Field(2000, ge=100)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    extract: ExtractConfig = ExtractConfig()
+    seed: int = 0
+    ray: RayConfig = RayConfig()
+
+    @model_validator(mode="after")
+    def _one_testset(self) -> "EvaluateConfig":
+        pair = self.shards is not None and self.generated is not None
+        if pair == (self.testset is not None) or (self.shards is None) != (self.generated is None):
+            raise ValueError("testset: give either testset, or both shards and generated")
+        return self
+
+
+class RobustnessConfig(Config):
+    """Detectors under compression, resizing, noise and the like."""
+
+    detectors: dict[str, Path] = Field(description="name to bundle folder", min_length=1)
     shards: Path = Field(description="shard folder of photographs; its test split is the real side")
     generated: Path = Field(description="shard folder of AI faces")
     output: Path = Field(description="folder of the report")
-    history: Path | None = Field(None, description="run folder of the pretrain job, for its weights' trajectories")
-    bootstrap: int = Field(2000, ge=100)
+    rows: list[str] | None = Field(None, description="rows of the grid; None: all")
+    limit: int | None = Field(500, ge=1, description="faces a side, the first in stored order; None: all")
+    unsure: bool = Field(True, description="also judge every re-encoding of every cell, for the share without verdict")
+    bootstrap: int = Field(1000, ge=100)
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    batch_size: int = Field(128, ge=1)
+    extract: ExtractConfig = ExtractConfig()
     seed: int = 0
     ray: RayConfig = RayConfig()
 

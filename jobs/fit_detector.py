@@ -8,18 +8,23 @@ from blades_dist.settings import parse
 
 def main() -> int:
     config = parse(FitConfig, "fit")
-    from blades_dist.detect.fit import fit_detector, summary  # torch loads after --help and configuration errors
+    # torch and Ray load after --help and configuration errors.
+    from blades_dist.detect.fit import check_inputs, encoder_folder, fit_detector, summary
+    from blades_dist.raylocal import cluster
 
     def say(text: str) -> None:
         print(f"fit: {text}", flush=True)
 
     try:
-        info = fit_detector(config, say)
-    except (FileNotFoundError, ValueError) as error:
+        check_inputs(config, encoder_folder(config))  # told before a cluster is started
+        with cluster(config.ray):
+            found = fit_detector(config, say)
+    except (OSError, ValueError) as error:
         print(f"fit_detector: {error}", file=sys.stderr)
         return 2
-    for line in summary(config, info):
-        say(line)
+    for name, info in found.items():
+        for line in summary(config.output / name if config.leave_one_out else config.output, info):
+            say(line)
     return 0
 
 

@@ -4,18 +4,8 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from blades_dist.config import IngestConfig
-
-if TYPE_CHECKING:
-    from blades_dist.detect.inspect import ImageReport
-
-HOW_TO_READ = (
-    "How to read this: p is the share of real photographs that look as unusual as this face; at or below {fpr:g} a\n"
-    "face is called AI-generated, so about {fpr:.2%} of photographs like the calibration ones are called so wrongly.\n"
-    "'photographic' means not unusual, which is no proof. The detector folder's README.md has the measured rates."
-)
 
 
 def main() -> int:
@@ -23,6 +13,7 @@ def main() -> int:
     from blades_dist.data.sources.folder import image_files
     from blades_dist.detect.bundle import load_detector  # torch loads after --help
     from blades_dist.detect.inspect import ImageReport, inspect_files, reference
+    from blades_dist.detect.words import HOW_TO_READ, lines
 
     try:
         detector = load_detector(options.detector)
@@ -40,7 +31,7 @@ def main() -> int:
         if isinstance(answer, ImageReport):
             images.append({"path": str(file), **answer.model_dump(mode="json")})
             if not options.json:
-                print("\n".join(_lines(file, answer)), flush=True)
+                print("\n".join(lines(str(file), answer)), flush=True)
         else:
             unusable.append({"path": str(file), "reason": answer.reason, "detail": answer.detail})
             if not options.json:
@@ -62,17 +53,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--fpr", type=float, help="false-positive rate to judge at; default: the detector's own")
     parser.add_argument("--faces", choices=("locate", "crop"), default="locate", help="crop: each image is one face")
     return parser.parse_args()
-
-
-def _lines(file: Path, image: "ImageReport") -> list[str]:
-    lines = []
-    for face in image.faces:
-        x, y, w, h = face.box
-        verdict = "photographic" if face.verdict == "photographic" else "AI-generated"
-        lines.append(f"{file} face {face.face} at {x:.0f},{y:.0f} {w:.0f}x{h:.0f}: {verdict}, p = {face.p_value:.4g}")
-    if image.faces_too_small:
-        lines.append(f"{file}: {image.faces_too_small} more face(s) too small to judge")
-    return lines
 
 
 if __name__ == "__main__":

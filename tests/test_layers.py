@@ -9,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "blades_dist"
 RAY = {"raylocal.py", "data/ingest.py", "data/stream.py", "training/worker.py", "training/launch.py"}
+RAY |= {"detect/extract.py", "detect/sweep.py"}
 RAY_FOLDERS = ("serving/", "tuning/")
 
 

@@ -90,6 +90,14 @@ def process_photo(photo: Photo, data: bytes, given: Given, config: IngestConfig)
     return outcome
 
 
+def stored_crop(pixels: np.ndarray) -> bytes:
+    """A crop (H, W, 3) uint8 RGB as shards hold it: a PNG file."""
+    done, encoded = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), _PNG)
+    if not done:
+        raise ValueError("the crop could not be encoded")
+    return np.asarray(encoded).tobytes()
+
+
 def no_memory(outcome: Outcome) -> Outcome:
     """The outcome of a photo that does not fit into the memory there is."""
     return _refused(outcome, "too_large", "it needs more memory than there is; a larger memory_mebibytes may do")
@@ -153,22 +161,22 @@ def _given_faces(faces: Sequence[Face], frame: tuple[float, float] | None, image
 
 def _row(photo: Photo, index: int, face: Face, image: ImageFile, scale: float) -> dict[str, Any]:
     pixels, landmarks = crop(image.pixels(), face, scale)
-    done, encoded = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), _PNG)
-    if not done:
-        raise ValueError("the crop could not be encoded")
     return {
         "id": f"{photo.sha256}-{index}",
         "photo": photo.sha256,
         "split": photo.split,
         "source": photo.source,
         "path": photo.path,
-        "image": np.asarray(encoded).tobytes(),
+        "image": stored_crop(pixels),
         "width": pixels.shape[1],
         "height": pixels.shape[0],
         "box": list(face.box),
         "landmarks": landmarks.ravel().tolist(),
         "codec": image.codec,
         "jpeg_quality": image.jpeg_quality,
+        "source_width": image.width,
+        "source_height": image.height,
+        **vars(image.container),
     }
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from blades_dist.data import heif
+from blades_dist.data.container import Container, container_of
 from blades_dist.data.exif import read_orientation
 from blades_dist.data.formats import other_format
 from blades_dist.data.jpeg import jpeg_quality
@@ -57,6 +58,7 @@ class ImageFile:
     orientation: int
     codec: str
     jpeg_quality: float | None
+    container: Container
     _rgb: np.ndarray | None = field(default=None, repr=False)
 
     def pixels(self) -> np.ndarray:
@@ -111,7 +113,8 @@ def open_image(data: bytes, max_pixels: int, max_bytes: int) -> ImageFile:
             # Pillow itself turns a TIFF upright when it is loaded, and says its upright size before.
             orientation = 1 if image.format == "TIFF" else read_orientation(data)
             size = (height, width) if orientation >= 5 else (width, height)
-            return ImageFile(data, *size, orientation, CODECS[str(image.format)], jpeg_quality(image))
+            codec, container = CODECS[str(image.format)], _container(image, data)
+            return ImageFile(data, *size, orientation, codec, jpeg_quality(image), container)
 
 
 def decode_image(data: bytes, max_pixels: int, max_bytes: int) -> DecodedImage:
@@ -143,6 +146,13 @@ def _open(data: bytes) -> Image.Image:
     if as_heif or data[:2] == b"\xff\xd8" or data[:8] == b"\x89PNG\r\n\x1a\n"[: len(data)] or data[:4] == b"RIFF":
         raise Rejected("truncated", "the file ends, or breaks, within its header")
     raise Rejected("unreadable", f"not an image: it begins with {data[:8]!r}")
+
+
+def _container(image: Image.Image, data: bytes) -> Container:
+    try:
+        return container_of(image, data)
+    except Exception as error:  # headers may hold anything
+        raise _broken(error) from None
 
 
 def _load(image: Image.Image, orientation: int) -> np.ndarray:

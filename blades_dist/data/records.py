@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from blades_dist.tasks import CATEGORICAL_TAGS, ORDINAL_TAGS, TAGS
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 MANIFEST = "manifest.json"
 QUARANTINE = "quarantine.parquet"
 
@@ -29,6 +29,18 @@ REASONS = (
 )
 
 
+# Columns that version 2 added; a set of version 1 reads as if they were there and null, "not recorded".
+CONTAINER_COLUMNS = (
+    pa.field("source_width", pa.int32()),
+    pa.field("source_height", pa.int32()),
+    pa.field("jpeg_tables", pa.string()),
+    pa.field("chroma", pa.string()),
+    pa.field("bit_depth", pa.int8()),
+    pa.field("pixel_mode", pa.string()),
+    pa.field("icc_profile", pa.bool_()),
+)
+
+
 def label_column(tag: str) -> str:
     """Shard column of a tag's label."""
     return f"label_{tag}"
@@ -40,7 +52,9 @@ def shard_schema() -> pa.Schema:
     ``id`` is sha-256 of the source bytes plus the face's index; ``image`` the crop as PNG (lossless, so that no
     second JPEG trace is planted); ``box`` (x, y, w, h) in pixels of the source photo after EXIF orientation;
     ``landmarks`` 5 x (x, y) in pixels of the crop; labels are int8 with -1 = absent; raw EXIF values keep their
-    units (ISO speed, f-number, seconds, millimetres) and are null when absent.
+    units (ISO speed, f-number, seconds, millimetres) and are null when absent. ``codec``, ``jpeg_quality`` (null: no
+    JPEG) and ``CONTAINER_COLUMNS`` describe the source file (``container.Container``); ``source_width`` and
+    ``source_height`` are pixels of the upright photo.
     """
     raw = [pa.field(f"exif_{tag}", pa.float64()) for tag in ORDINAL_TAGS]
     raw += [pa.field(f"exif_{tag}", pa.string()) for tag in CATEGORICAL_TAGS]
@@ -58,10 +72,19 @@ def shard_schema() -> pa.Schema:
             pa.field("landmarks", pa.list_(pa.float32(), 2 * LANDMARKS), nullable=False),
             pa.field("codec", pa.string(), nullable=False),
             pa.field("jpeg_quality", pa.float32()),
+            *CONTAINER_COLUMNS,
             *[pa.field(label_column(tag), pa.int8(), nullable=False) for tag in TAGS],
             *raw,
         ]
     )
+
+
+def with_container(table: pa.Table) -> pa.Table:
+    """Rows of either version, with those of ``CONTAINER_COLUMNS`` that they lack as nulls at the end."""
+    for field in CONTAINER_COLUMNS:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table
 
 
 def quarantine_schema() -> pa.Schema:
@@ -93,7 +116,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     kind: Literal["photographs", "generated"]
     shards: list[Shard]
     ordinal_edges: dict[str, tuple[float, float]]
@@ -129,7 +152,7 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         FileNotFoundError: the folder holds none (never ingested, or the ingest did not finish).
-        ValueError: it is not one of this schema version.
+        ValueError: it is not one of schema version 1 or 2.
     """
     file = folder / MANIFEST
     if not file.is_file():
@@ -137,4 +160,4 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(file.read_text())
     except ValidationError as error:
-        raise ValueError(f"{file} is not a manifest of schema version {SCHEMA_VERSION}: {error}") from None
+        raise ValueError(f"{file} is not a manifest of schema version 1 or 2: {error}") from None

@@ -27,6 +27,7 @@ from blades_dist.data.records import (
 from blades_dist.tasks import ABSENT, ORDINAL_TAGS, TAGS
 
 STATE = "ingest.json"  # what the set was made of; not part of its content
+_REPEATED = ["split", "source", "codec", "jpeg_tables", "chroma", "pixel_mode"]
 _SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5,}}(-[0-9a-f]{{8}})?\.parquet")
 
 
@@ -48,16 +49,21 @@ def pack(
     a row group of each kind.
     """
     group_rows = []
-    # Crops are compressed already; bounds of a column of them would only swell the footer.
-    compression = {item.name: "none" if item.name == "image" else "zstd" for item in shard_schema()}
-    with pq.ParquetWriter(
-        target, shard_schema(), compression=compression, use_dictionary=["split", "source", "codec"],
-        write_statistics=["id", "photo", "width"],
-    ) as writer:  # fmt: skip
+    with shard_writer(target) as writer:
         for table in _groups(_chosen(parts, split), rows_per_group):
             writer.write_table(_labelled(table, edges), row_group_size=rows_per_group)
             group_rows.append(len(table))
     return group_rows
+
+
+def shard_writer(target: Path) -> pq.ParquetWriter:
+    """A writer of shard rows; the caller closes it."""
+    # Crops are compressed already; bounds of a column of them would only swell the footer.
+    compression = {item.name: "none" if item.name == "image" else "zstd" for item in shard_schema()}
+    statistics = ["id", "photo", "width"]
+    return pq.ParquetWriter(
+        target, shard_schema(), compression=compression, use_dictionary=_REPEATED, write_statistics=statistics
+    )
 
 
 def file_sha256(file: Path) -> str:

@@ -1,11 +1,8 @@
 """The model card of a bundle: what a person should know before trusting it, with the numbers it was measured at."""
 
+from blades_dist.detect.calibrate import Rate
+from blades_dist.detect.heads import HEADS
 from blades_dist.detect.info import DetectorInfo, OperatingPoint
-
-_KINDS = {
-    "oc": "one-class: a Gaussian mixture over features of real faces; it has seen no AI face",
-    "bc": "binary: a perceptron trained on real and AI faces",
-}
 
 
 def model_card(info: DetectorInfo) -> str:
@@ -13,9 +10,10 @@ def model_card(info: DetectorInfo) -> str:
     training, calibration, shape = info.training, info.calibration, info.preprocessing
     return "\n".join(
         [
+            *_HUB_HEADER,
             "# Detector of AI-generated faces (BLADES-dist)",
             "",
-            f"Kind: {_KINDS[info.kind]}. Code version {info.provenance.code_version}.",
+            f"{HEADS[info.kind].sentence} Code version {info.provenance.code_version}.",
             "",
             "## Operating points",
             "",
@@ -31,19 +29,19 @@ def model_card(info: DetectorInfo) -> str:
             "",
             "(*) the default. No number here says how often an AI face is caught: `jobs/evaluate.py` measures that.",
             "",
+            *_undecided(info),
             "## Trained on",
             "",
-            f"- {training.real} real faces of split `{training.split}`: {_counts(training.sources)}.",
-            f"- AI faces: {_counts(training.generated) if training.generated else 'none'}.",
+            *_training(info),
             *[f"- {name.replace('_', ' ')}: {value:.6g}" for name, value in training.figures.items()],
             f"- data manifest `{info.provenance.manifest_digest[:16]}`, encoder "
             f"`{info.provenance.encoder_digest[:16]}`.",
             "",
             "## Input",
             "",
-            f"A square crop of {shape.crop_scale:g} times the side of the face box, resized to {shape.image_size} x "
-            f"{shape.image_size} pixels; faces under {shape.min_face_px} pixels a side are not judged. Faces are "
-            f"located by {shape.locator} unless a sidecar file gives them.",
+            f"A square crop of {shape.crop_scale:g} times the side of the face box, brought to {shape.image_size} x "
+            f"{shape.image_size} pixels ({shape.resize}). Faces under {shape.min_face_px} pixels a side are not "
+            f"judged. They are located by {shape.locator} unless a sidecar file gives them.",
             "",
             "## Limits",
             "",
@@ -56,6 +54,52 @@ def model_card(info: DetectorInfo) -> str:
             "",
         ]
     )
+
+
+# What the Hugging Face Hub reads of a model; nothing else does.
+_HUB_HEADER = (
+    "---",
+    "library_name: blades-dist",
+    "pipeline_tag: image-classification",
+    "tags: [deepfake-detection, image-forensics]",
+    "---",
+    "",
+)
+
+
+def _undecided(info: DetectorInfo) -> list[str]:
+    """When there is no verdict, and how often that was so."""
+    lines = []
+    if info.unsure_fpr is not None and info.unsure_fpr > info.fpr:
+        lines.append(f"- p-values between {info.fpr:g} and {info.unsure_fpr:g} are called `unsure`.")
+    if info.preprocessing.re_encodings:
+        views = ", ".join(info.preprocessing.re_encodings)
+        lines.append(
+            f"- So are faces on which these re-encodings would be judged otherwise: {views}. Each is compared with the "
+            "calibration faces re-encoded alike."
+        )
+    if not lines:
+        return ["Every face gets a verdict; none is called `unsure`.", ""]
+    if info.unsure_rate is not None and info.flagged_rate is not None:
+        split = info.measured_split
+        lines.append(f"- Of the photographs of split `{split}`, `unsure`: {_rate(info.unsure_rate)}.")
+        lines.append(f"- Of the same, called AI-generated with all this: {_rate(info.flagged_rate)}.")
+    return ["### No verdict", "", *lines, ""]
+
+
+def _training(info: DetectorInfo) -> list[str]:
+    training = info.training
+    if not training.split:
+        return ["- Elsewhere: the head was imported. Here it was calibrated and measured."]
+    return [
+        f"- {training.real} real faces of split `{training.split}`: {_counts(training.sources)}.",
+        f"- AI faces: {_counts(training.generated) if training.generated else 'none'}.",
+        *[f"- Note: {note}." for note in training.notes],
+    ]
+
+
+def _rate(rate: Rate) -> str:
+    return f"{rate.rate:.4f} ({rate.count} / {rate.n}, 95% interval {rate.low:.4f} to {rate.high:.4f})"
 
 
 def _row(point: OperatingPoint, default: bool) -> str:

@@ -1,22 +1,23 @@
-"""Features of a shard split: what heads are fitted, calibrated and evaluated on."""
+"""Features of faces with what is known of them: what heads are fitted, calibrated and evaluated on."""
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 
-from blades_dist.data.read import read_split
-from blades_dist.data.records import read_manifest
+from blades_dist.data.read import decoded
 from blades_dist.models.export import FrozenEncoder
-from blades_dist.tasks import TAGS
 
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """n faces: ``features`` (n, D) float32 of norm 1, ``labels`` (n, len(TAGS)) int64 with -1 = absent, and of each
-    face its record ``ids``, ``sources`` (first folder of the collection) and ``paths`` (within the collection).
+    """n faces: ``features`` (n, D) float32, ``labels`` (n, len(TAGS)) int64 with -1 = absent, and of each face its
+    record ``ids``, ``sources`` (first folder of the collection) and ``paths`` (within the collection).
     """
 
     features: np.ndarray
@@ -35,37 +36,35 @@ class FeatureSet:
         return FeatureSet(self.features[rows], ids, sources, paths, self.labels[rows])
 
 
-def extract(
-    encoder: FrozenEncoder,
-    folder: Path,
-    split: str,
-    batch_size: int,
-    limit: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> FeatureSet:
-    """Features of a split's faces in stored order; ``progress`` gets (faces done, faces in all).
+def encode(encoder: FrozenEncoder, faces: Iterable[np.ndarray], batch_size: int) -> np.ndarray:
+    """Face crops, each (H, W, 3) uint8 RGB of any size, to (n, D) float32 features."""
+    found: list[np.ndarray] = []
+    waiting: list[np.ndarray] = []
 
-    Raises:
-        FileNotFoundError: ``folder`` is no shard set.
-        ValueError: the split is empty, or a feature is not finite.
-    """
-    total = sum(shard.rows for shard in read_manifest(folder).split(split))
-    total = total if limit is None else min(total, limit)
-    features, labels = [], []
-    ids: list[str] = []
-    sources: list[str] = []
-    paths: list[str] = []
-    for batch in read_split(folder, split, encoder.info.image_size, limit=limit, batch_size=batch_size):
-        features.append(encoder.features(torch.as_tensor(batch["images"])).cpu().numpy())
-        labels.append(np.asarray(batch["labels"], np.int64))
-        ids += batch["ids"]
-        sources += batch["sources"]
-        paths += batch["paths"]
-        if progress:
-            progress(len(ids), total)
-    joined = np.concatenate(features) if features else np.empty((0, encoder.info.embed_dim), np.float32)
-    if not np.isfinite(joined).all():
-        raise ValueError(f"the encoder gives features that are not finite on split {split!r} of {folder}")
-    return FeatureSet(
-        joined, ids, sources, paths, np.concatenate(labels) if labels else np.empty((0, len(TAGS)), np.int64)
-    )
+    def flush() -> None:
+        found.append(encoder.features(torch.from_numpy(np.stack(waiting))).cpu().numpy())
+        waiting.clear()
+
+    for pixels in faces:
+        waiting.append(encoder.prepare(pixels))
+        if len(waiting) == batch_size:
+            flush()
+    if waiting:
+        flush()
+    return np.concatenate(found) if found else np.empty((0, encoder.info.embed_dim), np.float32)
+
+
+def stored_faces(shard: Path, first: int, last: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Ids and crops (H, W, 3) uint8 RGB of row groups ``first`` to ``last`` (not included), one group at a time."""
+    with pq.ParquetFile(shard) as file:
+        for group in range(first, last):
+            table = file.read_row_group(group, columns=["id", "image"], use_threads=False)
+            images = table["image"].combine_chunks()
+            for i, name in enumerate(table["id"].to_pylist()):
+                pixels = decoded(np.frombuffer(images[i].as_buffer(), np.uint8), name)
+                yield name, cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def face_seed(name: str) -> int:
+    """Seed of what is random in a perturbation of a face, from its id alone."""
+    return zlib.crc32(name.encode())

@@ -1,19 +1,25 @@
-"""From a frozen encoder and a shard set to a calibrated bundle: train, calibration and val split, one job each."""
+"""From an encoder and a shard set to a calibrated bundle: train, calibration and val split, one job each."""
 
+import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import torch
 
 import blades_dist
-from blades_dist.config import FitConfig
+from blades_dist.config import CalibrationConfig, FitConfig
 from blades_dist.data.records import Manifest, read_manifest
-from blades_dist.detect.binary import fit_binary
 from blades_dist.detect.bundle import save_detector
-from blades_dist.detect.calibrate import Calibration, calibrate, measure
-from blades_dist.detect.detector import Head
-from blades_dist.detect.features import FeatureSet, extract
+from blades_dist.detect.calibrate import Calibration, calibrate, check_supported, measure, wilson
+from blades_dist.detect.consistency import calibrate_consistency
+from blades_dist.detect.detector import Detector
+from blades_dist.detect.extract import Request, extract
+from blades_dist.detect.features import FeatureSet
+from blades_dist.detect.fitting import Fitted, chosen_generators, fit_real, fit_with_generated
+from blades_dist.detect.heads import Head
 from blades_dist.detect.info import (
     CalibrationSummary,
     DetectorInfo,
@@ -22,178 +28,248 @@ from blades_dist.detect.info import (
     Provenance,
     Training,
 )
-from blades_dist.detect.one_class import fit_one_class
-from blades_dist.models.export import FrozenEncoder, encoder_digest, load_encoder
+from blades_dist.models.export import FrozenEncoder, encoder_digest, load_encoder, open_encoder, save_encoder
+from blades_dist.tasks import TAGS
 
 FIT, CALIBRATE, MEASURE = "train", "calibration", "val"  # the test split stays untouched for the evaluate job
+LEAVE_ONE_OUT = "leave_one_out.json"  # in the folder of such a fit: generator to folder of its bundle
+HUGGING_FACE = "hf:"
 _QUANTILES = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
+Say = Callable[[str], None]
 
 
-@dataclass
-class _Fitted:
-    """A head with what is worth telling about its fit."""
+@dataclass(frozen=True)
+class RealFaces:
+    """Features of one shard set's photographs by split, and under every re-encoding of those that thresholds need."""
 
-    head: Head
-    figures: dict[str, float]
-    generated: dict[str, int] = field(default_factory=dict)
-    generated_digest: str | None = None
+    folder: Path
+    manifest: Manifest
+    splits: dict[str, FeatureSet]
+    re_encoded: dict[str, dict[str, FeatureSet]]
 
 
-def fit_detector(config: FitConfig, say: Callable[[str], None] = print) -> DetectorInfo:
-    """Fits, calibrates, measures and writes the bundle ``config.output``; ``say`` gets lines of progress.
+def fit_detector(config: FitConfig, say: Say = print) -> dict[str, DetectorInfo]:
+    """Fits, calibrates, measures and writes the bundle ``config.output``, or with ``leave_one_out`` one a generator.
+
+    Needs a connection to Ray. ``say`` gets lines of progress. Returns the bundles by their folder's name.
 
     Raises:
-        FileNotFoundError: no encoder or no shard set where the configuration says.
+        OSError: no encoder or no shard set where the configuration says.
         ValueError: too few faces for what is asked, sets of the wrong kind, or damaged files.
     """
-    encoder = load_encoder(config.encoder)
-    manifest = _manifest(config, "photographs")
-    real = {name: _features(encoder, config, name, say) for name in (FIT, CALIBRATE, MEASURE)}
-    fitted = _fit_oc(config, real, say) if config.kind == "oc" else _fit_bc(config, encoder, real, say)
-    scores = {name: fitted.head.score(part.features) for name, part in real.items()}
-    calibration = calibrate(scores[CALIBRATE], config.fpr)
-    info = _describe(config, encoder, manifest, real[FIT], fitted, calibration, scores)
-    return save_detector(config.output, info, encoder, fitted.head, calibration)
+    folder = encoder_folder(config)
+    check_inputs(config, folder)
+    encoder = load_encoder(folder)
+    real = real_faces(config, folder, say)
+    if config.kind != "bc":
+        fitted = fit_real(config, real.splits[FIT], say)
+        return {config.output.name: save_detector(config.output, assemble(config, encoder, real, fitted))}
+    assert config.generated is not None  # FitConfig checks it
+    digest = _manifest(config.generated, "generated", "generated").digest()
+    (generated,) = extract([Request(folder, config.generated, FIT)], config.extract, say)
+    generated = chosen_generators(generated, config.generators, f"split {FIT} of {config.generated}")
+    outputs = {config.output: generated} if not config.leave_one_out else _without_each(config.output, generated)
+    written = {}
+    for output, faces in outputs.items():
+        fitted = fit_with_generated(config, real.splits[FIT], faces, digest, say, told("epoch", say))
+        detector = assemble(config, encoder, real, fitted)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        written[output.name] = save_detector(output, detector)
+    if config.leave_one_out:
+        index = {name: f"without-{name}" for name in sorted(set(generated.sources))}
+        (config.output / LEAVE_ONE_OUT).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    return written
 
 
-def summary(config: FitConfig, info: DetectorInfo) -> list[str]:
+def check_inputs(config: CalibrationConfig, encoder: Path) -> None:
+    """What can be refused before any work, and before a cluster is started for it.
+
+    Raises:
+        OSError, ValueError: as ``fit_detector``.
+    """
+    manifest = _manifest(config.shards, "photographs", "shards")
+    for split in (*([FIT] if isinstance(config, FitConfig) else []), CALIBRATE, MEASURE):
+        manifest.split(split)
+    preprocessing(config, manifest, load_encoder(encoder))
+    check_supported(manifest.rows[CALIBRATE], config.fpr)
+    if isinstance(config, FitConfig) and config.generated is not None:
+        _manifest(config.generated, "generated", "generated").split(FIT)
+
+
+def encoder_folder(config: FitConfig) -> Path:
+    """The folder of the configured encoder; one from Hugging Face is first written beside the bundle, once.
+
+    Raises:
+        OSError, ValueError: there is no such encoder, or it cannot be used.
+    """
+    if not config.encoder.startswith(HUGGING_FACE):
+        return Path(config.encoder)
+    encoder = open_encoder(config.encoder)
+    folder = config.output.parent / ".encoders" / encoder_digest(encoder)[:16]
+    save_encoder(encoder, folder)
+    return folder
+
+
+def real_faces(config: CalibrationConfig, encoder: Path, say: Say, fit: bool = True) -> RealFaces:
+    """Features of the photographs that a head is fitted to (with ``fit``), calibrated and measured on.
+
+    Raises:
+        OSError, ValueError: as ``extract``, or the set holds no photographs.
+    """
+    manifest = _manifest(config.shards, "photographs", "shards")
+    wanted = [*([(FIT, "")] if fit else [])]
+    wanted += [(split, view) for split in (CALIBRATE, MEASURE) for view in ("", *config.re_encodings)]
+    requests = [Request(encoder, config.shards, split, view) for split, view in wanted]
+    found = dict(zip(wanted, extract(requests, config.extract, say), strict=True))
+    splits = {split: own for (split, view), own in found.items() if not view}
+    say(", ".join(f"{len(own)} real faces in split {split}" for split, own in splits.items()))
+    re_encoded = {split: {view: found[split, view] for view in config.re_encodings} for split in (CALIBRATE, MEASURE)}
+    return RealFaces(config.shards, manifest, splits, re_encoded)
+
+
+def assemble(config: CalibrationConfig, encoder: FrozenEncoder, real: RealFaces, fitted: Fitted) -> Detector:
+    """The calibrated and measured detector of a fitted or imported head; not written yet, so without an identity.
+
+    Raises:
+        ValueError: too few calibration faces for ``config.fpr``.
+    """
+    head = fitted.head
+    scores = {name: head.score(part.features) for name, part in real.splits.items()}
+    views = {split: _scores(head, own) for split, own in real.re_encoded.items()}
+    calibration = calibrate(scores[CALIBRATE], config.fpr, config.unsure_fpr, views[CALIBRATE])
+    held_out = real.splits[CALIBRATE]
+    consistency = calibrate_consistency(
+        encoder.logits(torch.from_numpy(held_out.features)), encoder.info.classes, held_out.labels, TAGS
+    )
+    verdicts = calibration.judge(scores[MEASURE], views[MEASURE])
+    figures = dict(fitted.figures)
+    for name, own in scores.items():
+        figures[f"mean_score_{name}"] = float(own.mean())
+    if FIT in scores:
+        # What a threshold from the head's own training faces would have done, to show why there is a split for it.
+        naive = np.quantile(scores[FIT], config.fpr)
+        figures[f"{MEASURE}_fpr_of_a_threshold_from_{FIT}"] = float((scores[MEASURE] < naive).mean())
+    n = len(scores[MEASURE])
+    info = DetectorInfo(
+        kind=fitted.kind,
+        covariance=getattr(head, "covariance", None),
+        fpr=config.fpr,
+        unsure_fpr=config.unsure_fpr,
+        operating_points=_points(calibration, scores[MEASURE]),
+        calibration=_summary(calibration),
+        measured_split=MEASURE,
+        flagged_rate=wilson(int(verdicts.flagged.sum()), n),
+        unsure_rate=wilson(int(verdicts.unsure.sum()), n),
+        consistency_tags=consistency.tags,
+        preprocessing=preprocessing(config, real.manifest, encoder),
+        labels=encoder.info.classes,
+        training=Training(
+            split=FIT if FIT in real.splits else "",
+            real=len(real.splits[FIT]) if FIT in real.splits else 0,
+            sources=dict(Counter(real.splits[FIT].sources)) if FIT in real.splits else {},
+            generated=fitted.generated,
+            figures=figures,
+            notes=fitted.notes,
+        ),
+        provenance=Provenance(
+            manifest_digest=real.manifest.digest(),
+            generated_digest=fitted.generated_digest,
+            encoder_digest=encoder_digest(encoder),
+            encoder=encoder.info.provenance,
+            config=config.model_dump(mode="json", exclude={"ray", "extract"}),
+            code_version=blades_dist.__version__,
+        ),
+    )
+    compared = consistency if consistency.tags else None
+    return Detector(info, encoder, head, calibration, "", compared, config.locator_model)
+
+
+def preprocessing(config: CalibrationConfig, manifest: Manifest, encoder: FrozenEncoder) -> Preprocessing:
+    """How faces must be made from photos for this detector: as the training split was.
+
+    Raises:
+        ValueError: the locator's model file is missing, or given where there is none.
+    """
+    needed = manifest.locator != "haar"
+    if needed != (config.locator_model is not None):
+        said = "was not given" if needed else "has none"
+        located = f"faces of {config.shards} were located by {manifest.locator}"
+        raise ValueError(f"locator_model: {located}, whose model file {said}")
+    if config.locator_model is not None and not config.locator_model.is_file():
+        raise FileNotFoundError(f"locator_model: {config.locator_model} does not exist")
+    suffix = config.locator_model.suffix if config.locator_model is not None else ""
+    return Preprocessing(
+        image_size=encoder.info.image_size,
+        resize=encoder.info.resize,
+        locator=manifest.locator,
+        locator_model=f"locator{suffix}" if needed else None,
+        crop_scale=manifest.crop_scale,
+        min_face_px=manifest.min_face_px,
+        re_encodings=config.re_encodings,
+        ordinal_edges=manifest.ordinal_edges,
+    )
+
+
+def summary(output: Path, info: DetectorInfo) -> list[str]:
     """Lines for the person who ran the job."""
     lines = [f"{name.replace('_', ' ')}: {value:.6g}" for name, value in info.training.figures.items()]
+    lines += [f"note: {note}" for note in info.training.notes]
     for point in info.operating_points:
         mark = " (default)" if point.fpr == info.fpr else ""
         if point.threshold is None or point.measured is None:
             lines.append(f"FPR {point.fpr:g}{mark}: the {info.calibration.n} calibration faces are too few for it")
         else:
             lines.append(f"FPR {point.fpr:g}{mark}: threshold {point.threshold:.6g}, on {MEASURE}: {point.measured}")
-    return [*lines, f"bundle: {config.output} ({config.output / 'README.md'} is its model card)"]
+    if info.unsure_rate is not None and info.flagged_rate is not None:
+        lines.append(f"with re-encodings, of photographs on {MEASURE}: called AI-generated {info.flagged_rate}")
+        lines.append(f"no verdict for {info.unsure_rate}")
+    return [*lines, f"bundle: {output} ({output / 'README.md'} is its model card)"]
 
 
-def preprocessing(manifest: Manifest, image_size: int) -> Preprocessing:
-    """How faces must be made from photos for this detector: as the training split was.
+def told(what: str, say: Say) -> Callable[[int, int], None]:
+    """Progress as lines, one a tenth of the way."""
+    last = -1
 
-    Raises:
-        ValueError: its faces were located by something that detectors do not carry with them yet.
-    """
-    if manifest.locator != "haar":
-        raise ValueError(
-            f"shards: their faces were located by {manifest.locator}, whose model file a detector does not carry yet; "
-            "ingest with locator haar, or with faces from sidecars or the data set itself"
-        )
-    return Preprocessing(
-        image_size=image_size,
-        locator="haar",
-        crop_scale=manifest.crop_scale,
-        min_face_px=manifest.min_face_px,
-    )
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        tenth = 10 * done // max(1, total)
+        if tenth > last:
+            last = tenth
+            say(f"{what}: {done} of {total}")
+
+    return progress
 
 
-def _manifest(config: FitConfig, kind: str) -> Manifest:
-    folder = config.shards if kind == "photographs" else config.generated
-    assert folder is not None  # FitConfig checks it
+def _without_each(output: Path, generated: FeatureSet) -> dict[Path, FeatureSet]:
+    names = sorted(set(generated.sources))
+    if len(names) < 2:
+        raise ValueError(f"leave_one_out: {', '.join(names)} is the only generator; two are the least")
+    if output.exists() and any(output.iterdir()) and not (output / LEAVE_ONE_OUT).is_file():
+        raise ValueError(f"output: {output} exists and holds no leave-one-out fit; choose another or remove it")
+    return {output / f"without-{name}": generated.where(np.array(generated.sources) != name) for name in names}
+
+
+def _manifest(folder: Path, kind: str, key: str) -> Manifest:
     manifest = read_manifest(folder)
     if manifest.kind != kind:
-        key = "shards" if kind == "photographs" else "generated"
         raise ValueError(f"{key}: {folder} holds {manifest.kind}, expected {kind}")
     return manifest
 
 
-def _features(encoder: FrozenEncoder, config: FitConfig, split: str, say: Callable[[str], None]) -> FeatureSet:
-    found = extract(encoder, config.shards, split, config.batch_size, progress=_told(f"{split} features", say))
-    say(f"{len(found)} real faces in split {split}")
-    return found
+def _scores(head: Head, views: dict[str, FeatureSet]) -> dict[str, np.ndarray]:
+    return {name: head.score(part.features) for name, part in views.items()}
 
 
-def _fit_oc(config: FitConfig, real: dict[str, FeatureSet], say: Callable[[str], None]) -> _Fitted:
-    oc = config.oc
-    size = f"{oc.components} {oc.covariance} Gaussians" + (f" in {oc.pca} whitened dimensions" if oc.pca else "")
-    say(f"fitting {size}, {oc.starts} starts")
-    head = fit_one_class(real[FIT].features, oc, config.seed)
-    figures = {"bic": head.bic(real[FIT].features)}
-    for name, part in real.items():
-        figures[f"mean_log_likelihood_{name}"] = float(head.score(part.features).mean())
-    # What a threshold from the mixture's own training faces would have done, to show why there is a split for it.
-    naive = np.quantile(head.score(real[FIT].features), config.fpr)
-    figures[f"{MEASURE}_fpr_of_a_threshold_from_{FIT}"] = float((head.score(real[MEASURE].features) < naive).mean())
-    return _Fitted(head, figures)
+def _points(calibration: Calibration, scores: np.ndarray) -> list[OperatingPoint]:
+    rates = measure(calibration, scores)
+    return [OperatingPoint(fpr=fpr, threshold=t, measured=rates.get(fpr)) for fpr, t in calibration.thresholds.items()]
 
 
-def _fit_bc(
-    config: FitConfig, encoder: FrozenEncoder, real: dict[str, FeatureSet], say: Callable[[str], None]
-) -> _Fitted:
-    manifest = _manifest(config, "generated")
-    assert config.generated is not None
-    generated = extract(encoder, config.generated, FIT, config.batch_size, progress=_told("AI features", say))
-    if config.generators is not None:
-        unknown = sorted(set(config.generators) - set(generated.sources))
-        if unknown:
-            known = ", ".join(sorted(set(generated.sources)))
-            absent = ", ".join(unknown)
-            raise ValueError(f"generators: {absent} not in split {FIT} of {config.generated}; it has: {known}")
-        generated = generated.where(np.isin(generated.sources, config.generators))
-    say(f"{len(generated)} AI faces; fitting the mixture that ranks real faces, then the perceptron")
-    likelihood = fit_one_class(real[FIT].features, config.oc, config.seed).score(real[FIT].features)
-    head, training = fit_binary(
-        real[FIT].features, generated.features, likelihood, config.bc, config.seed, _told("epoch", say)
-    )
-    figures = {name: float(value) for name, value in vars(training).items()}
-    return _Fitted(head, figures, dict(Counter(generated.sources)), manifest.digest())
-
-
-def _describe(
-    config: FitConfig,
-    encoder: FrozenEncoder,
-    manifest: Manifest,
-    train: FeatureSet,
-    fitted: _Fitted,
-    calibration: Calibration,
-    scores: dict[str, np.ndarray],
-) -> DetectorInfo:
-    rates = measure(calibration, scores[MEASURE])
+def _summary(calibration: Calibration) -> CalibrationSummary:
     quantiles = np.quantile(calibration.scores, [q / 100 for q in _QUANTILES])
-    return DetectorInfo(
-        kind=config.kind,
-        covariance=config.oc.covariance if config.kind == "oc" else None,
-        fpr=config.fpr,
-        operating_points=[
-            OperatingPoint(fpr=fpr, threshold=threshold, measured=rates.get(fpr))
-            for fpr, threshold in calibration.thresholds.items()
-        ],
-        calibration=CalibrationSummary(
-            split=CALIBRATE,
-            n=len(calibration.scores),
-            smallest_fpr=calibration.smallest_fpr,
-            quantiles={str(q): float(value) for q, value in zip(_QUANTILES, quantiles, strict=True)},
-        ),
-        measured_split=MEASURE,
-        preprocessing=preprocessing(manifest, encoder.info.image_size),
-        labels=encoder.info.classes,
-        training=Training(
-            split=FIT,
-            real=len(train),
-            sources=dict(Counter(train.sources)),
-            generated=fitted.generated,
-            figures=fitted.figures,
-        ),
-        provenance=Provenance(
-            manifest_digest=manifest.digest(),
-            generated_digest=fitted.generated_digest,
-            encoder_digest=encoder_digest(config.encoder),
-            encoder=encoder.info.provenance,
-            config=config.model_dump(mode="json", exclude={"ray"}),
-            code_version=blades_dist.__version__,
-        ),
+    return CalibrationSummary(
+        split=CALIBRATE,
+        n=len(calibration.scores),
+        smallest_fpr=calibration.smallest_fpr,
+        quantiles={str(q): float(value) for q, value in zip(_QUANTILES, quantiles, strict=True)},
     )
-
-
-def _told(what: str, say: Callable[[str], None]) -> Callable[[int, int], None]:
-    """Progress as lines, one a tenth of the way."""
-    told = -1
-
-    def progress(done: int, total: int) -> None:
-        nonlocal told
-        tenth = 10 * done // max(1, total)
-        if tenth > told:
-            told = tenth
-            say(f"{what}: {done} of {total}")
-
-    return progress

@@ -5,8 +5,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from blades_dist.detect.calibrate import Rate
+from blades_dist.models.encoder_info import Resize
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+Kind = Literal["oc", "mahalanobis", "knn", "bc", "linear"]
 
 
 class _Section(BaseModel):
@@ -34,22 +36,34 @@ class CalibrationSummary(_Section):
 
 
 class Preprocessing(_Section):
-    """How a photo becomes the encoder's input. Sides in pixels; ``crop_scale`` is side of crop over side of box."""
+    """How a photo becomes the encoder's input. Sides in pixels; ``crop_scale`` is side of crop over side of box.
+
+    ``locator_model`` is the bundle's own file for a locator that needs one. Every face is judged as it is and after
+    each of ``re_encodings`` (``perturb`` specs). ``ordinal_edges`` are the bins that EXIF values fell into in training.
+    """
 
     image_size: int
+    resize: Resize
     crop_scale: float
     min_face_px: int
-    locator: Literal["haar"]
+    locator: Literal["haar", "yunet", "mediapipe"]
+    locator_model: str | None = None
+    re_encodings: tuple[str, ...] = ()
+    ordinal_edges: dict[str, tuple[float, float]] = {}
 
 
 class Training(_Section):
-    """On how many faces the head was fitted, and how well: log-likelihoods are means per face in nats."""
+    """On how many faces the head was fitted, and how well: log-likelihoods are means per face in nats.
+
+    ``notes`` are what a reader of the figures must know, such as a fit that did not converge.
+    """
 
     split: str
     real: int
     sources: dict[str, int]
     generated: dict[str, int]
     figures: dict[str, float]
+    notes: tuple[str, ...] = ()
 
 
 class Provenance(_Section):
@@ -64,15 +78,23 @@ class Provenance(_Section):
 
 
 class DetectorInfo(_Section):
-    """Index of a bundle; ``files`` holds the sha-256 of every other file in it."""
+    """Index of a bundle; ``files`` holds the sha-256 of every other file in it.
 
-    schema_version: Literal[1] = 1
-    kind: Literal["oc", "bc"]
+    ``unsure_rate``: of the photographs of ``measured_split``, how many get no verdict at ``fpr``; ``flagged_rate``: how
+    many are called AI-generated after re-encodings have had their say.
+    """
+
+    schema_version: Literal[2] = 2
+    kind: Kind
     covariance: Literal["full", "tied", "diag", "spherical"] | None
     fpr: float
+    unsure_fpr: float | None
     operating_points: list[OperatingPoint]
     calibration: CalibrationSummary
     measured_split: str
+    flagged_rate: Rate | None
+    unsure_rate: Rate | None
+    consistency_tags: tuple[str, ...]
     preprocessing: Preprocessing
     labels: dict[str, list[str]]
     training: Training
@@ -82,3 +104,24 @@ class DetectorInfo(_Section):
     def measured(self, fpr: float) -> Rate | None:
         """The measured rate of an operating point; None if it has none."""
         return next((point.measured for point in self.operating_points if point.fpr == fpr), None)
+
+
+def migrate(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of an older ``detector.json`` in the present schema; a present one as it is.
+
+    Version 1 knew neither re-encodings, an unsure band nor EXIF consistency: its detectors keep judging as they did.
+
+    Raises:
+        ValueError: a version that this code does not know.
+    """
+    version = content.get("schema_version")
+    if version == SCHEMA_VERSION:
+        return content
+    if version != 1:
+        raise ValueError(f"schema version {version!r}; this code reads versions 1 to {SCHEMA_VERSION}")
+    shape = content.get("preprocessing")
+    added: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "unsure_fpr": None, "consistency_tags": ()}
+    added |= {"flagged_rate": None, "unsure_rate": None}
+    if isinstance(shape, dict):
+        added["preprocessing"] = {**shape, "resize": "area"}
+    return content | added

@@ -1,174 +1,173 @@
-"""One-class head: a Gaussian mixture over features of real faces; the score is its log-likelihood.
-
-scikit-learn fits; what is kept are plain arrays, and scoring needs nothing but them.
-"""
+"""Fitting the one-class mixture: EM of scikit-learn in float64, for one size or for several to choose from."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal, get_args
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from blades_dist.config import OneClassConfig
+from blades_dist.detect.arrays import finite_rows
+from blades_dist.detect.mixture import Covariance, OneClassHead
+from blades_dist.detect.whitening import Whitening, fit_whitening
 
-Covariance = Literal["full", "tied", "diag", "spherical"]
-_ROWS_AT_ONCE = 4096  # bounds the memory of one scoring pass to rows x dimensions float64
+__all__ = [
+    "Covariance",
+    "MixtureFit",
+    "OneClassHead",
+    "Whitening",
+    "choose",
+    "fit_mixture",
+    "fit_one_class",
+    "refit",
+    "split_rows",
+]
 
 
 @dataclass(frozen=True)
-class Whitening:
-    """z = ((x - mean) @ components.T) / scale: ``mean`` (D,), ``components`` (P, D), ``scale`` (P,), all float64."""
+class MixtureFit:
+    """A fitted mixture with what speaks for it; likelihoods are means a face in nats.
 
-    mean: np.ndarray
-    components: np.ndarray
-    scale: np.ndarray
-
-
-@dataclass(frozen=True)
-class OneClassHead:
-    """Parameters of a mixture of K Gaussians in P dimensions (P = D without whitening), all float64.
-
-    ``precisions`` are Cholesky factors of the precision matrices as scikit-learn lays them out: full (K, P, P),
-    tied (P, P), diag (K, P), spherical (K,).
+    ``bic`` and ``log_likelihood`` are of the rows it was fitted to, ``held_out_log_likelihood`` of the share of the
+    training rows kept away from the fit that was compared with other sizes. ``notes`` are warnings to pass on.
     """
 
-    covariance: Covariance
-    weights: np.ndarray
-    means: np.ndarray
-    precisions: np.ndarray
-    whitening: Whitening | None = None
+    head: OneClassHead
+    bic: float
+    log_likelihood: float
+    held_out_log_likelihood: float
+    rows: int
+    held_out_rows: int
+    iterations: int
+    converged: bool
+    notes: tuple[str, ...] = ()
 
     @property
-    def dimensions(self) -> int:
-        """D, the feature width it scores."""
-        return int(self.means.shape[1] if self.whitening is None else self.whitening.mean.shape[0])
+    def components(self) -> int:
+        """Number of Gaussians."""
+        return len(self.head.weights)
 
-    @property
-    def parameters(self) -> int:
-        """Free parameters of the mixture, as BIC counts them."""
-        k, p = self.means.shape
-        own = {"full": k * p * (p + 1) // 2, "tied": p * (p + 1) // 2, "diag": k * p, "spherical": k}
-        return int(own[self.covariance] + k * p + k - 1)
-
-    def score(self, features: np.ndarray) -> np.ndarray:
-        """(n, D) features to (n,) float64 log-likelihoods; with whitening the density is that of whitened space.
-
-        Raises:
-            ValueError: features of another width.
-        """
-        if features.ndim != 2 or features.shape[1] != self.dimensions:
-            raise ValueError(f"expected features (n, {self.dimensions}), got {features.shape}")
-        rows = torch.tensor(features, dtype=torch.float64)
-        parts = [self._log_likelihood(part) for part in rows.split(_ROWS_AT_ONCE)]
-        return torch.cat(parts).numpy() if parts else np.empty(0)
-
-    def bic(self, features: np.ndarray) -> float:
-        """Bayesian information criterion on (n, D) features; lower is better."""
-        n = len(features)
-        return float(-2 * self.score(features).sum() + self.parameters * math.log(n))
-
-    @cached_property
-    def _copies(self) -> dict[str, Tensor]:
-        # Matrix products may round differently on memory aligned differently; torch's own is always aligned alike.
-        return {name: torch.tensor(value) for name, value in self.tensors().items()}
-
-    def _log_likelihood(self, rows: Tensor) -> Tensor:
-        own = self._copies
-        if self.whitening is not None:
-            rows = (rows - own["whitening.mean"]) @ own["whitening.components"].T / own["whitening.scale"]
-        p = self.means.shape[1]
-        columns = []
-        for k in range(len(self.weights)):
-            factor = own["precisions"] if self.covariance == "tied" else own["precisions"][k]
-            centred = rows - own["means"][k]
-            if self.covariance in ("full", "tied"):
-                distance = (centred @ factor).square().sum(1)
-                log_determinant = float(factor.diagonal().log().sum())
-            else:
-                distance = (centred * factor).square().sum(1)
-                log_determinant = float(factor.expand(p).log().sum())
-            constant = log_determinant - 0.5 * p * math.log(2 * math.pi) + math.log(self.weights[k])
-            columns.append(constant - 0.5 * distance)
-        return torch.stack(columns, 1).logsumexp(1)
-
-    def tensors(self) -> dict[str, np.ndarray]:
-        """Every parameter by name, to be stored; ``from_tensors`` is the inverse."""
-        stored = {"weights": self.weights, "means": self.means, "precisions": self.precisions}
-        if self.whitening is not None:
-            stored |= {f"whitening.{name}": value for name, value in vars(self.whitening).items()}
-        return stored
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray], covariance: Covariance) -> "OneClassHead":
-        """The head of stored parameters.
-
-        Raises:
-            ValueError: a parameter is missing, not finite, not float64, or shapes do not fit each other.
-        """
-        if covariance not in get_args(Covariance):
-            raise ValueError(f"covariance type {covariance!r}; known: {', '.join(get_args(Covariance))}")
-        try:
-            whitening = None
-            if any(name.startswith("whitening.") for name in tensors):
-                whitening = Whitening(*(tensors[f"whitening.{part}"] for part in ("mean", "components", "scale")))
-            head = cls(covariance, tensors["weights"], tensors["means"], tensors["precisions"], whitening)
-        except KeyError as error:
-            raise ValueError(f"mixture parameter {error} is missing") from None
-        head._check()
-        return head
-
-    def _check(self) -> None:
-        for name, value in self.tensors().items():
-            if value.dtype != np.float64 or not np.isfinite(value).all():
-                raise ValueError(f"mixture parameter {name!r} is not finite float64")
-        if self.means.ndim != 2:
-            raise ValueError(f"mixture means of shape {self.means.shape}, expected (K, P)")
-        k, p = self.means.shape
-        shapes = {"full": (k, p, p), "tied": (p, p), "diag": (k, p), "spherical": (k,)}
-        fits = self.weights.shape == (k,) and self.precisions.shape == shapes[self.covariance]
-        if fits and self.whitening is not None:
-            d = self.whitening.mean.shape
-            fits = self.whitening.components.shape == (p, *d) and self.whitening.scale.shape == (p,)
-        if not fits:
-            shown = {name: value.shape for name, value in self.tensors().items()}
-            raise ValueError(f"mixture parameters do not fit each other: {shown} for covariance {self.covariance!r}")
+    def figures(self) -> dict[str, float]:
+        """The numbers by name; ``converged`` is 1 or 0."""
+        own = {name: float(value) for name, value in vars(self).items() if name not in ("head", "notes")}
+        return {"components": float(self.components), **own}
 
 
-def fit_one_class(features: np.ndarray, config: OneClassConfig, seed: int) -> OneClassHead:
-    """Mixture of (n, D) features of real faces, fitted by EM in float64.
+def split_rows(n: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending row numbers (of n) to fit to, and the seeded ``share`` of them held out, at least one."""
+    order = np.random.default_rng(seed).permutation(n)
+    cut = max(1, round(share * n))
+    return np.sort(order[cut:]), np.sort(order[:cut])
 
-    The best of ``config.starts`` runs, each begun by k-means with k-means++ seeds.
+
+def fit_mixture(
+    features: np.ndarray, config: OneClassConfig, seed: int, components: int, threads: int | None = None
+) -> MixtureFit:
+    """Mixture of one size, to be compared with others by ``choose``, fitted by EM in float64.
+
+    A seeded share ``config.held_out`` of the (n, D) features of real faces stays out of the fit (the same faces for
+    every size) and gives the held-out likelihood. The best of ``config.starts`` runs, each begun by k-means with
+    k-means++ seeds, is kept. BLAS and OpenMP run in ``threads`` (None: as they are); equal seeds give equal fits on
+    one machine with equal threads.
 
     Raises:
         ValueError: too few rows for the mixture's size, features that are not finite or vary in too few directions.
     """
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    kept, held = (finite_rows(features[part]) for part in split_rows(len(features), config.held_out, seed))
+    _check_size(kept, config, components)
+    with threadpool_limits(threads):
+        whitening = None if config.pca is None else fit_whitening(kept, config.pca)
+        found = _em(kept, whitening, config, components, {"n_init": config.starts, "random_state": seed})
+        return replace(found, held_out_log_likelihood=float(found.head.score(held).mean()), held_out_rows=len(held))
+
+
+def choose(candidates: Sequence[MixtureFit], by: Literal["held_out", "bic"]) -> MixtureFit:
+    """The size with the highest held-out likelihood or the lowest BIC; the smaller one of equals.
+
+    Raises:
+        ValueError: no candidate.
+    """
+    if not candidates:
+        raise ValueError("no mixture to choose from")
+    ordered = sorted(candidates, key=lambda fit: fit.components)
+    if by == "bic":
+        return min(ordered, key=lambda fit: fit.bic)
+    return max(ordered, key=lambda fit: fit.held_out_log_likelihood)
+
+
+def refit(features: np.ndarray, chosen: MixtureFit, config: OneClassConfig, threads: int | None = None) -> MixtureFit:
+    """``chosen`` carried on by EM from where it is, now on all (n, D) features that ``fit_mixture`` was given.
+
+    The whitening and the held-out likelihood stay those of ``chosen``; BIC and likelihood become those of all rows.
+
+    Raises:
+        ValueError: as ``fit_mixture``.
+    """
+    from threadpoolctl import threadpool_limits
+
+    rows = finite_rows(features)
+    head, factors = chosen.head, chosen.head.precisions
+    square = factors @ factors.swapaxes(-1, -2) if head.covariance in ("full", "tied") else factors**2
+    start = {"weights_init": head.weights, "means_init": head.means, "precisions_init": square}
+    with threadpool_limits(threads):
+        found = _em(rows, head.whitening, config, chosen.components, start)
+    return replace(found, held_out_log_likelihood=chosen.held_out_log_likelihood, held_out_rows=chosen.held_out_rows)
+
+
+def fit_one_class(features: np.ndarray, config: OneClassConfig, seed: int, threads: int | None = None) -> OneClassHead:
+    """The head of (n, D) features: every configured size fitted one after another, one chosen, refitted on all rows.
+
+    Raises:
+        ValueError: as ``fit_mixture``.
+    """
+    candidates = [fit_mixture(features, config, seed, size, threads) for size in config.sizes]
+    return refit(features, choose(candidates, config.choose_by), config, threads).head
+
+
+def _em(
+    rows: np.ndarray, whitening: Whitening | None, config: OneClassConfig, components: int, begin: dict[str, Any]
+) -> MixtureFit:
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    rows = np.ascontiguousarray(features, dtype=np.float64)
-    if rows.ndim != 2 or not np.isfinite(rows).all():
-        raise ValueError("features are not a finite (n, D) array: the encoder is damaged or diverged in training")
-    _check_size(rows, config)
-    whitening = None
-    if config.pca is not None:
-        whitening = _whitening(rows, config.pca)
-        rows = (rows - whitening.mean) @ whitening.components.T / whitening.scale
+    inputs = rows if whitening is None else whitening.apply(rows)
     mixture = GaussianMixture(
-        config.components,
+        components,
         covariance_type=config.covariance,
         reg_covar=config.regularisation,
-        n_init=config.starts,
         init_params="kmeans",
-        max_iter=300,
-        random_state=seed,
-    ).fit(rows)
-    return OneClassHead(config.covariance, mixture.weights_, mixture.means_, mixture.precisions_cholesky_, whitening)
+        max_iter=config.iterations,
+        **begin,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # told in the notes instead
+        try:
+            mixture.fit(inputs)
+        except ValueError as error:
+            if "ill-defined" not in str(error):
+                raise
+            raise ValueError(
+                f"a covariance of {components} {config.covariance} Gaussians over {len(rows)} real faces collapsed; "
+                "raise oc.regularisation, lower oc.components, or set oc.pca to fewer dimensions"
+            ) from None
+    notes: tuple[str, ...] = ()
+    if not mixture.converged_:
+        notes = (
+            f"EM for {components} {config.covariance} Gaussians had not converged after {mixture.n_iter_} iterations; "
+            "raise oc.iterations, or lower oc.components or oc.pca",
+        )
+    head = OneClassHead(config.covariance, mixture.weights_, mixture.means_, mixture.precisions_cholesky_, whitening)
+    total = float(head.score(rows).sum())
+    n = len(rows)
+    bic = -2 * total + head.parameters * math.log(n)
+    return MixtureFit(head, bic, total / n, math.nan, n, 0, int(mixture.n_iter_), bool(mixture.converged_), notes)
 
 
-def _check_size(rows: np.ndarray, config: OneClassConfig) -> None:
+def _check_size(rows: np.ndarray, config: OneClassConfig, components: int) -> None:
     """Refuses a mixture whose covariances the rows cannot determine; only the ridge would speak then."""
     n, dimensions = rows.shape
     if config.pca is not None and config.pca > min(n - 1, dimensions):
@@ -177,27 +176,10 @@ def _check_size(rows: np.ndarray, config: OneClassConfig) -> None:
             f"{min(n - 1, dimensions)} principal components; lower oc.pca or ingest more photographs"
         )
     p = config.pca or dimensions
-    need = {"full": config.components * (p + 1), "tied": config.components + p}.get(
-        config.covariance, 2 * config.components
-    )
+    need = {"full": components * (p + 1), "tied": components + p}.get(config.covariance, 2 * components)
     if n < need:
         raise ValueError(
-            f"{n} real faces are too few for {config.components} {config.covariance} Gaussians in {p} dimensions: "
-            f"at least {need} are needed; lower oc.components, set oc.pca to fewer dimensions, take "
-            "oc.covariance=tied or diag, or ingest more photographs"
+            f"{n} real faces (a share of {config.held_out:g} is held out) are too few for {components} "
+            f"{config.covariance} Gaussians in {p} dimensions: at least {need} are needed; lower oc.components, "
+            "set oc.pca to fewer dimensions, take oc.covariance=tied or diag, or ingest more photographs"
         )
-
-
-def _whitening(rows: np.ndarray, components: int) -> Whitening:
-    """The leading principal axes by the eigenvectors of the covariance; signs fixed, so that refits agree."""
-    mean = rows.mean(0)
-    values, vectors = np.linalg.eigh(np.cov(rows, rowvar=False).reshape(rows.shape[1], -1))
-    values, axes = values[::-1][:components], vectors.T[::-1][:components]
-    usable = int((values > 1e-10 * max(values[0], np.finfo(float).tiny)).sum())
-    if usable < components:
-        raise ValueError(
-            f"oc.pca={components}: the features vary in {usable} directions only; set oc.pca to at most {usable}"
-        )
-    largest = np.abs(axes).argmax(1)
-    axes = axes * np.sign(axes[np.arange(len(axes)), largest])[:, None]
-    return Whitening(mean, np.ascontiguousarray(axes), np.sqrt(values))

@@ -50,6 +50,11 @@ def test_a_row() -> None:
     assert (pixels == rgb[:91, :91]).all() and (row["width"], row["height"]) == (91, 91)
     assert row["landmarks"] == POINTS.ravel().tolist() and row["box"] == [10, 8, 70, 70]
     assert row["exif_iso"] == 100 and row["exif_make"] == "Canon"
+    facts = {name: row[name] for name in ("source_width", "source_height", "chroma", "bit_depth", "pixel_mode")}
+    assert facts == {
+        "source_width": 96, "source_height": 96, "chroma": "4:2:0", "bit_depth": 8, "pixel_mode": "RGB"
+    }  # fmt: skip
+    assert len(row["jpeg_tables"]) == 16 and row["icc_profile"] is False
     assert all(row[given_column(tag)] is None for tag in ORDINAL_TAGS)
 
 

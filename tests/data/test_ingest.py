@@ -88,6 +88,7 @@ def test_rows_hold_the_photo_unchanged(ingested: tuple[Path, Manifest], collecti
     assert row["landmarks"][:4] == [30, 30, 60, 30]
     assert (row["source"], row["codec"], row["exif_iso"], row["exif_make"]) == ("b_party", "jpeg", 400.0, "others")
     assert abs(row["jpeg_quality"] - 90) < 1
+    assert (row["source_width"], row["source_height"], row["chroma"], row["bit_depth"]) == (96, 96, "4:2:0", 8)
 
 
 def test_labels_follow_raw_values_and_edges(ingested: tuple[Path, Manifest]) -> None:

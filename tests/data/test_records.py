@@ -1,11 +1,22 @@
 """The manifest and the schemas."""
 
+import hashlib
+import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from blades_dist.data.crops import part_schema, split_of
-from blades_dist.data.records import MANIFEST, Manifest, Shard, read_manifest, shard_schema
+from blades_dist.data.records import (
+    CONTAINER_COLUMNS,
+    MANIFEST,
+    Manifest,
+    Shard,
+    read_manifest,
+    shard_schema,
+    with_container,
+)
 from blades_dist.tasks import TAGS
 
 SHARES = {"train": 0.7, "val": 0.1, "calibration": 0.1, "test": 0.1}
@@ -41,8 +52,27 @@ def test_missing_and_foreign_manifests_say_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"ingest\.py"):
         read_manifest(tmp_path)
     (tmp_path / MANIFEST).write_text('{"schema_version": 99}')
-    with pytest.raises(ValueError, match="schema version 1"):
+    with pytest.raises(ValueError, match="schema version 1 or 2"):
         read_manifest(tmp_path)
+
+
+def test_manifests_of_version_1_stay_readable_and_keep_their_digest(tmp_path: Path) -> None:
+    old = json.loads(manifest().model_dump_json()) | {"schema_version": 1}
+    (tmp_path / MANIFEST).write_text(json.dumps(old))
+    found = read_manifest(tmp_path)
+    assert found.schema_version == 1 and manifest().schema_version == 2
+    text = json.dumps(old, separators=(",", ":"))
+    assert found.digest() == hashlib.sha256(text.encode()).hexdigest() != manifest().digest()
+
+
+def test_rows_of_version_1_lack_container_facts_and_nothing_else() -> None:
+    new = {field.name for field in CONTAINER_COLUMNS}
+    assert all(field.nullable for field in CONTAINER_COLUMNS)
+    empty = pa.Table.from_batches([], pa.schema([field for field in shard_schema() if field.name not in new]))
+    filled = with_container(empty)
+    assert set(filled.column_names) == set(shard_schema().names) and with_container(filled) is filled
+    one = with_container(pa.table({"codec": ["jpeg"], "chroma": ["4:2:0"]}))
+    assert one["chroma"].to_pylist() == ["4:2:0"] and one["jpeg_tables"].to_pylist() == [None]
 
 
 def test_a_split_without_rows_is_an_error() -> None:

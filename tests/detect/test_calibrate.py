@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import beta, binomtest, kstest
 
+from blades_dist.config import OneClassConfig
 from blades_dist.detect.calibrate import STANDARD_FPRS, Calibration, calibrate, measure, wilson
+from blades_dist.detect.one_class import fit_one_class
 
 
 def test_by_hand_with_ties():
@@ -40,10 +42,10 @@ def test_threshold_and_p_value_are_one_rule(scores, fresh, percent):
 
 
 @pytest.mark.parametrize("draw", ["continuous", "tied"])
-@pytest.mark.parametrize("fpr", [0.01, 0.05, 0.10])
-def test_marginal_guarantee_by_simulation(fpr, draw):
-    # A face and its 150 calibration faces from one distribution, 20 000 times: P(flagged) <= fpr over both draws.
-    random, trials, n = np.random.default_rng(0), 20_000, 150
+@pytest.mark.parametrize(("fpr", "n"), [(0.001, 1200), (0.01, 150), (0.05, 150), (0.10, 150)])
+def test_marginal_guarantee_by_simulation(fpr, n, draw):
+    # A face and its n calibration faces from one distribution, 20 000 times: P(flagged) <= fpr over both draws.
+    random, trials = np.random.default_rng(0), 20_000
     scores = random.standard_t(3, (trials, n + 1))
     if draw == "tied":
         scores = np.round(scores)
@@ -51,6 +53,48 @@ def test_marginal_guarantee_by_simulation(fpr, draw):
     assert binomtest(flagged, trials, fpr, alternative="greater").pvalue > 1e-4
     if draw == "continuous":  # and not needlessly cautious: floor(fpr (n + 1)) / (n + 1) exactly
         assert binomtest(flagged, trials, math.floor(fpr * (n + 1)) / (n + 1)).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("fpr", STANDARD_FPRS)
+def test_rate_over_calibration_sets_is_the_beta_distribution_it_should_be(fpr):
+    # On uniform scores a threshold is itself the probability that a real face is flagged: no test face adds noise.
+    n, trials = 1500, 3000
+    sets = np.sort(np.random.default_rng(1).random((trials, n)), axis=1)
+    rates = np.array([Calibration(row, fpr).threshold() for row in sets])
+    k = math.floor(fpr * (n + 1))
+    expected = beta(k, n + 1 - k)
+    assert expected.mean() == pytest.approx(k / (n + 1)) and k / (n + 1) <= fpr
+    assert abs(rates.mean() - k / (n + 1)) < 4 * expected.std() / math.sqrt(trials)
+    assert kstest(rates, expected.cdf).pvalue > 1e-4
+
+
+def _faces(n, seed, dimensions=40):
+    """(n, D) clustered unit vectors whose clusters have covariances of their own."""
+    fixed, random = np.random.default_rng(7), np.random.default_rng(seed)
+    centres = fixed.normal(size=(3, dimensions))
+    spread = fixed.normal(size=(3, dimensions, dimensions)) / math.sqrt(dimensions)
+    which = random.integers(0, 3, n)
+    noise = random.normal(size=(n, dimensions))
+    rows = np.empty((n, dimensions))
+    for k in range(3):
+        rows[which == k] = centres[k] + 0.5 * noise[which == k] @ spread[k]
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_held_out_thresholds_keep_the_rate_and_those_of_training_faces_do_not():
+    train, fresh = _faces(3000, 0), _faces(20_000, 2)
+    head = fit_one_class(train, OneClassConfig(components=3, starts=1), seed=0)
+    scores = head.score(fresh)
+    # Many calibration faces, so that the fresh ones' binomial interval is nearly all the uncertainty there is.
+    held_out = calibrate(head.score(_faces(200_000, 1)), 0.05)
+    own = calibrate(head.score(train), 0.05)  # the same rule, on the faces that the mixture was fitted to
+    print(f"\nfalse-positive rates on {len(fresh)} fresh real faces")
+    print("| nominal | threshold from 200000 held-out faces | threshold from the mixture's own 3000 |\n|---|---|---|")
+    for fpr in STANDARD_FPRS:
+        kept, broken = (int(calibration.is_generated(scores, fpr).sum()) for calibration in (held_out, own))
+        print(f"| {fpr:.1%} | {wilson(kept, len(fresh))} | {wilson(broken, len(fresh))} |")
+        assert binomtest(kept, len(fresh), fpr).pvalue > 1e-3
+        assert wilson(broken, len(fresh), confidence=0.999).low > fpr and broken > 1.3 * fpr * len(fresh)
 
 
 def test_refusals():

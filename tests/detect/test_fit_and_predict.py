@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,12 @@ import pytest
 import torch
 from toy_detector import SIZE, tiny_encoder, write_photographs, write_shards
 
-from blades_dist.config import FitConfig
+from blades_dist.config import ExtractConfig, FitConfig
 from blades_dist.data.decode import Rejected
 from blades_dist.data.read import read_split
 from blades_dist.detect.bundle import load_detector
-from blades_dist.detect.features import extract
-from blades_dist.detect.fit import fit_detector
+from blades_dist.detect.extract import Request, extract
+from blades_dist.detect.fit import LEAVE_ONE_OUT, fit_detector
 from blades_dist.detect.inspect import ImageReport, Unusable, inspect_files, prepare
 from blades_dist.models.export import save_encoder
 from blades_dist.tasks import TAGS
@@ -27,8 +28,11 @@ JOBS = Path(__file__).parents[2] / "jobs"
 LIMITS = (10**7, 10**7)
 
 
+pytestmark = pytest.mark.ray
+
+
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, ray_cluster):
     root = tmp_path_factory.mktemp("world")
     write_photographs(root / "photos" / "camera", range(160))
     write_shards(root / "photos", root / "shards")
@@ -43,9 +47,14 @@ def world(tmp_path_factory):
 
 
 def _config(root, **values):
-    oc = {"components": 2, "pca": 4, "starts": 1}
-    defaults = {"encoder": root / "encoder", "shards": root / "shards", "output": root / "detector", "oc": oc}
+    oc = {"components": [1, 2], "pca": 4, "starts": 1}
+    defaults = {"encoder": str(root / "encoder"), "shards": root / "shards", "output": root / "detector", "oc": oc}
     return FitConfig.model_validate(defaults | values)
+
+
+def _features(root, split, **options):
+    (found,) = extract([Request(root / "encoder", root / "shards", split, **options)], ExtractConfig(), lambda _: None)
+    return found
 
 
 def _process(job, *arguments):
@@ -68,16 +77,50 @@ def _run(job, *arguments):
 
 
 def test_extract(world):
-    encoder, told = tiny_encoder(), []
-    found = extract(encoder, world / "shards", "calibration", 7, progress=lambda *a: told.append(a))
+    found = _features(world, "calibration")
     assert found.features.shape == (len(found), 16) and found.labels.shape == (len(found), len(TAGS))
-    assert found.features.dtype == np.float32 and found.labels.dtype == np.int64
-    assert told[-1] == (len(found), len(found)) and set(found.sources) == {"camera"}
+    assert found.features.dtype == np.float32 and found.labels.dtype == np.int64 and set(found.sources) == {"camera"}
     np.testing.assert_allclose(np.linalg.norm(found.features, axis=1), 1, atol=1e-5)
-    some = extract(encoder, world / "shards", "calibration", 7, limit=10)
-    assert some.ids == found.ids[:10]
+    # Against the plain way: rows in stored order, read and resized, through the encoder.
+    rows = [batch for batch in read_split(world / "shards", "calibration", SIZE)]
+    assert found.ids == [name for batch in rows for name in batch["ids"]]
+    images = torch.from_numpy(np.concatenate([batch["images"] for batch in rows]))
+    np.testing.assert_allclose(found.features, tiny_encoder().features(images).numpy(), atol=1e-5)
+    assert np.array_equal(found.labels, np.concatenate([batch["labels"] for batch in rows]))
+    some = _features(world, "calibration", limit=10)
+    assert some.ids == found.ids[:10] and np.array_equal(some.features, found.features[:10])
+    changed = _features(world, "calibration", view="blur2")
+    assert changed.ids == found.ids and np.abs(changed.features - found.features).max() > 1e-4
     kept = found.where(np.array([name == found.ids[3] for name in found.ids]))
     assert kept.ids == [found.ids[3]] and kept.features.shape == (1, 16)
+
+
+def test_features_are_computed_once(world):
+    requests = [Request(world / "encoder", world / "shards", "val", view) for view in ("", "jpeg50")]
+    told = []
+    extract(requests, ExtractConfig(), told.append)
+    again = []
+    extract(requests, ExtractConfig(), again.append)
+    assert told and not again
+    kept = sorted((world / "shards" / ".features").rglob("jpeg50/*.parquet"))
+    kept[0].unlink()  # what a kill had not reached
+    extract(requests, ExtractConfig(), again.append)
+    assert len(again) == 1 and kept[0].is_file()
+
+
+def test_errors_of_extraction(world, tmp_path):
+    config = ExtractConfig(cache=tmp_path)
+    with pytest.raises(ValueError, match="sharpen3"):
+        extract([Request(world / "encoder", world / "shards", "val", "sharpen3")], config)
+    with pytest.raises(ValueError, match="no rows in split 'test'"):
+        extract([Request(world / "encoder", world / "shards", "test")], config)
+    damaged = shutil.copytree(world / "shards", tmp_path / "damaged")
+    for file in damaged.glob("val*.parquet"):
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
+        file.write_bytes(data)
+    with pytest.raises(ValueError, match=r"val.*\.parquet"):
+        extract([Request(world / "encoder", damaged, "val")], config, lambda _: None)
 
 
 def test_bundle_tells_its_origin(world):
@@ -85,12 +128,22 @@ def test_bundle_tells_its_origin(world):
     info = detector.info
     assert info.kind == "oc" and info.training.real > 50 and info.training.sources == {"camera": info.training.real}
     assert info.preprocessing.crop_scale == 1.3 and info.preprocessing.image_size == SIZE
-    held_out = extract(detector.encoder, world / "shards", "val", 64)
+    held_out = _features(world, "val")
     rate = info.measured(0.05)
     assert rate.n == len(held_out)
     assert rate.count == int(detector.is_generated(detector.score(held_out.features)).sum())
     figures = info.training.figures
-    assert {"bic", "mean_log_likelihood_calibration", "mean_log_likelihood_val"} <= set(figures)
+    assert {"bic", "bic_1", "held_out_log_likelihood_2", "mean_score_calibration", "mean_score_val"} <= set(figures)
+    assert info.preprocessing.re_encodings == ("jpeg95", "jpeg75", "resize0.5") and info.unsure_fpr == 0.10
+    scores = {
+        view: detector.score(_features(world, "val", view=view).features)
+        for view in ("", *info.preprocessing.re_encodings)
+    }
+    verdicts = detector.judge(scores.pop(""), scores)
+    assert info.unsure_rate.count == int(verdicts.unsure.sum()) and info.flagged_rate.count == int(
+        verdicts.flagged.sum()
+    )
+    assert info.flagged_rate.count <= rate.count
 
 
 def test_prepared_crops_are_the_stored_ones(world):
@@ -100,7 +153,8 @@ def test_prepared_crops_are_the_stored_ones(world):
         file = world / "photos" / path
         sidecar = file.with_name(f"{file.stem}.faces.json").read_bytes()
         prepared = prepare(file.read_bytes(), detector.info.preprocessing, *LIMITS, sidecar)
-        assert np.array_equal(prepared.crops[0], stored) and prepared.faces_from == "sidecar"
+        assert np.array_equal(prepared.crops[0, 0], stored) and prepared.faces_from == "sidecar"
+        assert prepared.crops.shape == (1, 4, 3, SIZE, SIZE)
 
 
 def test_binary_by_generator(world):
@@ -112,15 +166,42 @@ def test_binary_by_generator(world):
         output=world / "bc",
         bc={"hidden": 8, "epochs": 3},
     )
-    info = fit_detector(config, lambda _: None)
+    info = fit_detector(config, lambda _: None)["bc"]
     assert info.kind == "bc" and set(info.training.generated) == {"beta"}
     assert load_detector(world / "bc").detect(np.zeros((1, 3, SIZE, SIZE), np.uint8))[0].score != 0
     with pytest.raises(ValueError, match=r"generators: gamma not in split train .* it has: alpha, beta"):
         fit_detector(config.model_copy(update={"generators": ["gamma"]}), lambda _: None)
 
 
+def test_leave_one_generator_out(world):
+    config = _config(
+        world,
+        kind="bc",
+        generated=world / "generated",
+        leave_one_out=True,
+        output=world / "loo",
+        bc={"hidden": 8, "epochs": 2},
+    )
+    found = fit_detector(config, lambda _: None)
+    assert {name: set(info.training.generated) for name, info in found.items()} == {
+        "without-alpha": {"beta"},
+        "without-beta": {"alpha"},
+    }
+    assert json.loads((world / "loo" / LEAVE_ONE_OUT).read_text()) == {"alpha": "without-alpha", "beta": "without-beta"}
+    assert load_detector(world / "loo" / "without-alpha").info.kind == "bc"
+    single = config.model_copy(update={"generators": ["beta"], "output": world / "loo1"})
+    with pytest.raises(ValueError, match="beta is the only generator"):
+        fit_detector(single, lambda _: None)
+
+
+@pytest.mark.parametrize("kind", ["mahalanobis", "knn"])
+def test_other_heads(world, kind):
+    info = fit_detector(_config(world, kind=kind, output=world / kind), lambda _: None)[kind]
+    assert info.kind == kind and load_detector(world / kind).info.measured(0.05).n > 0
+
+
 def test_fit_job(world, tmp_path):
-    common = [f"encoder={world / 'encoder'}", f"shards={world / 'shards'}", "oc.components=2", "oc.starts=1"]
+    common = [f"encoder={world / 'encoder'}", f"shards={world / 'shards'}", "oc.components=[1, 2]", "oc.starts=1"]
     done = _run("fit_detector.py", *common, "oc.pca=4", f"output={tmp_path / 'd'}")
     assert done.returncode == 0, done.stderr
     assert "bic" in done.stdout and str(tmp_path / "d") in done.stdout and "95% interval" in done.stdout
@@ -139,7 +220,7 @@ def test_fit_job(world, tmp_path):
 
 def test_user_errors_in_fit(world, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"encoder\.json is missing"):
-        fit_detector(_config(world, encoder=tmp_path), lambda _: None)
+        fit_detector(_config(world, encoder=str(tmp_path)), lambda _: None)
     with pytest.raises(FileNotFoundError, match=r"manifest\.json is missing"):
         fit_detector(_config(world, shards=tmp_path), lambda _: None)
     with pytest.raises(ValueError, match=r"shards: .* holds generated, expected photographs"):

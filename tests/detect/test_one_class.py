@@ -1,10 +1,23 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_info
 from toy_detector import unit_rows
 
 from blades_dist.config import OneClassConfig
-from blades_dist.detect.one_class import OneClassHead, Whitening, fit_one_class
+from blades_dist.detect.one_class import (
+    MixtureFit,
+    OneClassHead,
+    Whitening,
+    choose,
+    fit_mixture,
+    fit_one_class,
+    refit,
+    split_rows,
+)
+from blades_dist.detect.whitening import fit_whitening
 
 COVARIANCES = ("full", "tied", "diag", "spherical")
 
@@ -35,11 +48,9 @@ def test_one_gaussian_by_hand():
 
 def test_whitened_training_features_are_white():
     rows = unit_rows(300, 8)
-    head = fit_one_class(rows, OneClassConfig(components=1, pca=4), seed=0)
-    w = head.whitening
-    z = (rows.astype(float) - w.mean) @ w.components.T / w.scale
-    np.testing.assert_allclose(np.cov(z, rowvar=False), np.eye(4), atol=1e-9)
-    assert head.dimensions == 8
+    whitening = fit_whitening(rows.astype(float), 4)
+    np.testing.assert_allclose(np.cov(whitening.apply(rows.astype(float)), rowvar=False), np.eye(4), atol=1e-9)
+    assert fit_one_class(rows, OneClassConfig(components=1, pca=4), seed=0).dimensions == 8
 
 
 @pytest.mark.parametrize("pca", [None, 3])
@@ -63,7 +74,7 @@ def test_equal_seeds_give_equal_heads():
 
 
 def test_refuses_what_the_rows_cannot_support():
-    with pytest.raises(ValueError, match=r"60 real faces are too few for 10 full Gaussians in 8 .* at least 90"):
+    with pytest.raises(ValueError, match=r"54 real faces .* are too few for 10 full Gaussians in 8 .* at least 90"):
         fit_one_class(unit_rows(60, 8), OneClassConfig(components=10), seed=0)
     fit_one_class(unit_rows(60, 8), OneClassConfig(components=10, covariance="diag", starts=1), seed=0)
     with pytest.raises(ValueError, match=r"oc\.pca=9.*at most 8"):
@@ -76,3 +87,91 @@ def test_refuses_what_the_rows_cannot_support():
     head = OneClassHead("diag", np.ones(1), np.zeros((1, 2)), np.ones((1, 2)), Whitening(*np.ones((3, 2, 2))))
     with pytest.raises(ValueError, match="expected features"):
         head.score(np.zeros((4, 3)))
+    with pytest.raises(ValueError, match=r"collapsed; raise oc\.regularisation"):
+        fit_one_class(flat, OneClassConfig(components=2, regularisation=1e-300), seed=0)
+
+
+def _blobs(n=900, centres=3, dimensions=4, seed=0):
+    random = np.random.default_rng(seed)
+    middle = 6 * random.normal(size=(centres, dimensions))
+    return (middle[random.integers(0, centres, n)] + random.normal(size=(n, dimensions))).astype(np.float32)
+
+
+def test_figures_are_of_the_rows_they_claim():
+    rows, config = _blobs(), OneClassConfig(held_out=0.2)
+    fit = fit_mixture(rows, config, seed=5, components=2)
+    kept, held = split_rows(900, 0.2, 5)
+    assert (fit.rows, fit.held_out_rows, fit.components) == (len(kept), len(held), 2) == (720, 180, 2)
+    assert sorted([*kept, *held]) == list(range(900))
+    assert fit.held_out_log_likelihood == pytest.approx(fit.head.score(rows[held]).mean(), abs=1e-12)
+    assert fit.log_likelihood == pytest.approx(fit.head.score(rows[kept]).mean(), abs=1e-12)
+    assert fit.bic == pytest.approx(fit.head.bic(rows[kept]), rel=1e-12)
+    assert fit.converged and not fit.notes
+    assert fit.figures()["components"] == 2 and fit.figures()["converged"] == 1
+    changed = rows.copy()
+    changed[held] += 100
+    again = fit_mixture(changed, config, seed=5, components=2)
+    assert np.array_equal(again.head.means, fit.head.means) and again.held_out_log_likelihood < -100
+
+
+@pytest.mark.parametrize("by", ["held_out", "bic"])
+def test_the_right_size_is_chosen(by):
+    config = OneClassConfig(components=[6, 1, 3, 2], choose_by=by)
+    assert config.sizes == [1, 2, 3, 6]
+    candidates = [fit_mixture(_blobs(), config, 0, size) for size in config.sizes]
+    assert choose(candidates, by).components == 3
+    assert len(fit_one_class(_blobs(), config, seed=0).weights) == 3
+
+
+def test_choice_by_hand():
+    head = OneClassHead("diag", np.ones(1), np.zeros((1, 2)), np.ones((1, 2)))
+    two = OneClassHead("diag", np.ones(2) / 2, np.zeros((2, 2)), np.ones((2, 2)))
+    small = MixtureFit(head, 10.0, -1.0, -3.0, 9, 1, 4, True)
+    large = replace(small, head=two, bic=12.0, held_out_log_likelihood=-2.0)
+    assert choose([large, small], "bic") is small and choose([small, large], "held_out") is large
+    assert choose([replace(large, bic=10.0), small], "bic") is small
+    with pytest.raises(ValueError, match="no mixture"):
+        choose([], "bic")
+
+
+@pytest.mark.parametrize("pca", [None, 3])
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_refit_goes_on_from_the_choice_with_all_rows(covariance, pca):
+    rows = unit_rows(400, 6)
+    config = OneClassConfig(components=2, covariance=covariance, pca=pca, starts=1, held_out=0.3)
+    chosen = fit_mixture(rows, config, 0, 2)
+    final = refit(rows, chosen, config)
+    # EM never lowers the likelihood of the rows it is given; a start from elsewhere could end anywhere.
+    assert final.log_likelihood >= chosen.head.score(rows).mean() - 1e-9
+    assert final.rows == 400 and final.iterations <= chosen.iterations + 20
+    assert not np.array_equal(final.head.means, chosen.head.means)
+    np.testing.assert_allclose(final.head.means, chosen.head.means, atol=0.3 * (chosen.head.means.std() + 1))
+    assert final.held_out_log_likelihood == chosen.held_out_log_likelihood
+    assert final.bic == pytest.approx(final.head.bic(rows))
+
+
+def test_missing_convergence_is_told(recwarn):
+    config = OneClassConfig(components=4, iterations=1, starts=1)
+    fit = fit_mixture(unit_rows(400, 6), config, 0, 4)
+    assert not fit.converged and "oc.iterations" in fit.notes[0] and fit.figures()["converged"] == 0
+    assert "not converged after 1 iterations" in refit(unit_rows(400, 6), fit, config).notes[0]
+    assert not [warning for warning in recwarn if "onverge" in str(warning.message)]
+
+
+def test_threads_are_those_asked_for(monkeypatch):
+    seen, real = [], GaussianMixture.fit
+
+    def spy(self, rows):
+        seen.append({pool["num_threads"] for pool in threadpool_info()})
+        return real(self, rows)
+
+    monkeypatch.setattr(GaussianMixture, "fit", spy)
+    for threads in (1, 2):
+        fit_one_class(unit_rows(100, 4), OneClassConfig(components=1), seed=0, threads=threads)
+    assert seen == [{1}, {1}, {2}, {2}]
+
+
+@pytest.mark.parametrize("sizes", [0, [], [1, 1], [0, 2]])
+def test_sizes_that_make_no_sense(sizes):
+    with pytest.raises(ValueError, match="each at least 1"):
+        OneClassConfig(components=sizes)

@@ -2,16 +2,17 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from blades_dist.config import (
     BinaryConfig,
+    FitConfig,
     ImageTowerConfig,
     IngestConfig,
     ModelConfig,
@@ -26,19 +27,18 @@ from blades_dist.data.simulate import photograph
 from blades_dist.data.sources.base import Given
 from blades_dist.detect.binary import fit_binary
 from blades_dist.detect.bundle import save_detector
-from blades_dist.detect.calibrate import calibrate, measure
-from blades_dist.detect.info import (
-    CalibrationSummary,
-    DetectorInfo,
-    OperatingPoint,
-    Preprocessing,
-    Provenance,
-    Training,
-)
+from blades_dist.detect.detector import Detector
+from blades_dist.detect.features import FeatureSet, encode
+from blades_dist.detect.fit import CALIBRATE, FIT, MEASURE, RealFaces, assemble
+from blades_dist.detect.fitting import Fitted
+from blades_dist.detect.info import DetectorInfo, Kind
+from blades_dist.detect.knn import fit_knn
+from blades_dist.detect.mahalanobis import fit_mahalanobis
 from blades_dist.detect.one_class import fit_one_class
 from blades_dist.models.export import FrozenEncoder, freeze
 from blades_dist.models.joint import build_joint_model
-from blades_dist.tasks import task_set
+from blades_dist.perturb import apply
+from blades_dist.tasks import TAGS, task_set
 
 SIZE, DIMENSIONS = 32, 16
 
@@ -105,44 +105,69 @@ def write_shards(source: Path, output: Path, kind: Literal["photographs", "gener
     return manifest
 
 
-def write_bundle(folder: Path, kind: Literal["oc", "bc"] = "oc") -> DetectorInfo:
-    """A bundle of the tiny encoder with a head fitted on its features of random pictures."""
-    encoder, random = tiny_encoder(), torch.Generator().manual_seed(1)
-    pictures = torch.randint(0, 256, (360, 3, SIZE, SIZE), dtype=torch.uint8, generator=random)
-    features = encoder.features(pictures).numpy()
-    config = OneClassConfig(components=2, pca=4)
-    head = fit_one_class(features[:120], config, seed=0)
-    if kind == "bc":
-        fakes = features[240:] + 0.02
-        likelihood = head.score(features[:120])
-        head, _ = fit_binary(features[:120], fakes, likelihood, BinaryConfig(hidden=8, epochs=3), seed=0)
-    calibration = calibrate(head.score(features[120:239]), 0.05)
-    rates = measure(calibration, head.score(features[239:]))
-    points = [
-        OperatingPoint(fpr=fpr, threshold=threshold, measured=rates.get(fpr))
-        for fpr, threshold in calibration.thresholds.items()
-    ]
-    n, smallest = len(calibration.scores), calibration.smallest_fpr
-    info = DetectorInfo(
-        kind=kind,
-        covariance="full" if kind == "oc" else None,
-        fpr=0.05,
-        operating_points=points,
-        calibration=CalibrationSummary(split="calibration", n=n, smallest_fpr=smallest, quantiles={}),
-        measured_split="val",
-        preprocessing=Preprocessing(image_size=SIZE, crop_scale=1.3, min_face_px=48, locator="haar"),
-        labels=encoder.info.classes,
-        training=Training(split="train", real=120, sources={"random": 120}, generated={}, figures={"bic": 1.5}),
-        provenance=Provenance(
-            manifest_digest=64 * "0",
-            generated_digest=None,
-            encoder_digest=64 * "1",
-            encoder={},
-            config={},
-            code_version="0",
-        ),
+def toy_detector(kind: Kind = "oc", re_encodings: tuple[str, ...] = ("jpeg75",)) -> Detector:
+    """The tiny encoder with a head fitted on its features of random pictures, calibrated and measured on others."""
+    encoder, random = tiny_encoder(), np.random.default_rng(1)
+    pictures = random.integers(0, 256, (360, SIZE, SIZE, 3), dtype=np.uint8)
+    splits = {FIT: pictures[:120], CALIBRATE: pictures[120:239], MEASURE: pictures[239:]}
+    real = RealFaces(
+        Path("toy"),
+        toy_manifest(),
+        {name: _faces(encoder, own) for name, own in splits.items()},
+        {
+            name: {view: _faces(encoder, [apply(view, face) for face in splits[name]]) for view in re_encodings}
+            for name in (CALIBRATE, MEASURE)
+        },
     )
-    return save_detector(folder, info, encoder, head, calibration)
+    features = real.splits[FIT].features
+    config = FitConfig(
+        kind=kind,
+        encoder="toy",
+        shards=Path("toy"),
+        output=Path("toy"),
+        generated=Path("toy") if kind == "bc" else None,
+        oc=OneClassConfig(components=2, pca=4),
+        re_encodings=re_encodings,
+    )
+    mixture = fit_one_class(features, config.oc, seed=0)
+    if kind == "oc":
+        return assemble(config, encoder, real, Fitted("oc", mixture, {"bic": 1.5}))
+    if kind == "bc":
+        few = BinaryConfig(hidden=8, epochs=3)
+        head, _ = fit_binary(features, real.splits[MEASURE].features + 0.02, mixture.score(features), few, seed=0)
+        return assemble(config, encoder, real, Fitted("bc", head))
+    head = fit_knn(features, config.knn, 0) if kind == "knn" else fit_mahalanobis(features, config.mahalanobis)[0]
+    return assemble(config, encoder, real, Fitted(kind, head))
+
+
+def write_bundle(folder: Path, kind: Kind = "oc") -> DetectorInfo:
+    """The bundle of ``toy_detector``."""
+    return save_detector(folder, toy_detector(kind))
+
+
+def toy_manifest() -> Manifest:
+    return Manifest(
+        kind="photographs",
+        shards=[],
+        ordinal_edges={"iso": (100.0, 400.0)},
+        vocabularies={},
+        split_seed=0,
+        files_seen=0,
+        faces_seen=0,
+        rows={},
+        sources={},
+        quarantine={},
+        locator="haar",
+        crop_scale=1.3,
+        min_face_px=48,
+    )
+
+
+def _faces(encoder: FrozenEncoder, pictures: Iterable[np.ndarray]) -> FeatureSet:
+    features = encode(encoder, pictures, 64)
+    n = len(features)
+    labels = np.random.default_rng(n).integers(-1, 2, (n, len(TAGS)))
+    return FeatureSet(features, [f"{i:08x}" for i in range(n)], ["random"] * n, [f"{i}.jpg" for i in range(n)], labels)
 
 
 def unit_rows(n: int, dimensions: int, seed: int = 0) -> np.ndarray:

@@ -21,6 +21,83 @@ def _table(n, seed, codec="jpeg", quality=(80, 96), size=(90, 300)):
     )
 
 
+def _recorded(n, seed, tables=40, bits=8, faces=1, source=(600, 5000), **options):
+    """As shards of version 2: many encoders' tables, cameras' sizes, ``faces`` of each photograph."""
+    rng = np.random.default_rng(seed + 1000)
+    photo = np.arange(n) // faces
+    kinds = rng.zipf(1.3, n) % tables if isinstance(tables, int) else np.full(n, tables)
+    facts = {
+        "photo": [f"{seed}-{i}" for i in photo],
+        "jpeg_tables": [f"{kind}" for kind in kinds[photo]],
+        "chroma": np.where(kinds[photo] % 3 > 0, "4:2:0", "4:4:4").tolist()
+        if isinstance(tables, int)
+        else ["4:2:0"] * n,
+        "bit_depth": pa.array([bits] * n, pa.int8()),
+        "pixel_mode": ["RGB"] * n,
+        "icc_profile": (rng.random(n) < 0.3)[photo].tolist(),
+        "source_width": pa.array(rng.integers(*source, n)[photo], pa.int32()),
+        "source_height": pa.array(rng.integers(*source, n)[photo], pa.int32()),
+    }
+    table = _table(n, seed, **options)
+    for name, values in facts.items():
+        table = table.append_column(name, values if isinstance(values, pa.Array) else pa.array(values))
+    return table
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_equal_containers_with_many_tables_and_faces_a_photograph_pass(seed):
+    """What could be memorised: a photograph's own size, and tables that few files share."""
+    real = _recorded(240, 10 * seed, faces=4)
+    found = parity.audit(real, {"a": _recorded(120, 10 * seed + 1)}, resamples=200)
+    assert found.unrecorded == {} and not found.certain
+    assert abs(found.container_auc["a"].value - 0.5) < 0.11
+    assert "Not recorded" not in found.verdict() and found.not_audited == parity.NOT_AUDITED
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [{"tables": 0, "quality": (80, 96)}, {"bits": 16}, {"source": (1024, 1025)}],
+    ids=["one encoder's tables at the same qualities", "16 bits", "one source size"],
+)
+def test_a_planted_leak_in_what_version_2_records_is_caught(planted):
+    if "tables" in planted:
+        planted = planted | {"tables": "encoder of the generator"}
+    found = parity.audit(_recorded(200, 0), {"fair": _recorded(80, 1), "leaky": _recorded(80, 2, **planted)}, 200)
+    assert "leaky" in found.leaking and "fair" not in found.leaking and found.certain
+    assert found.container_auc["leaky"].low > 0.9
+
+
+def test_what_one_side_did_not_record_is_no_leak_and_is_said():
+    """Shards of version 1 beside those of version 2; also rows of both in one set."""
+    old, new = _table(150, 0), _recorded(100, 1)
+    for real, generated in ((old, new), (new, old), (parity.with_container(old), new)):
+        found = parity.audit(real, {"a": generated}, resamples=200)
+        assert found.leaking == [] and "jpeg_tables" in found.unrecorded["a"] and len(found.unrecorded["a"]) == 7
+        assert "not audited: width of the source picture" in found.verdict() and "ingest again" in found.verdict()
+        assert len(found.not_audited) == len(parity.NOT_AUDITED) + 1
+    half = new.set_column(new.schema.get_field_index("chroma"), "chroma", pa.array(["4:2:0"] * 50 + [None] * 50))
+    found = parity.audit(_recorded(150, 0), {"a": half, "b": new}, resamples=200)
+    assert found.unrecorded == {"a": ("chroma",), parity.ALL: ("chroma",)} and "chroma subsampling" in found.verdict()
+
+
+def test_counts_name_the_frequent_values_and_sum_to_all():
+    side = parity.distribution(_recorded(400, 0))
+    assert set(side.counts) == {"jpeg_tables", "chroma", "bit_depth", "pixel_mode", "icc_profile"}
+    assert all(sum(counts.values()) == 400 for counts in side.counts.values())
+    assert side.counts["bit_depth"] == {"8": 400} and set(side.counts["icc_profile"]) == {"yes", "no"}
+    assert len(side.counts["jpeg_tables"]) == parity.SHOWN and list(side.counts["jpeg_tables"])[-1].endswith(" others")
+    assert side.quantiles["source_width"][0] >= 600
+    assert parity.distribution(_table(10, 0)).counts == {}
+
+
+def test_faces_of_one_photograph_never_meet_in_fit_and_score():
+    table = _recorded(230, 0, faces=7)
+    folds = parity._folds(parity._complete(table), np.random.default_rng(0))
+    photos = np.array(table["photo"].to_pylist())
+    assert all(len(set(folds[photos == photo])) == 1 for photo in set(photos))
+    assert np.bincount(folds, minlength=5).min() >= 35
+
+
 def test_an_equal_set_passes():
     found = parity.audit(_table(200, 0), {"a": _table(100, 1), "b": _table(60, 2)}, resamples=200)
     assert found.leaking == []

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from blades_dist.config import IngestConfig
 
-VERSION = 2  # of what ingest makes of the same files; raised when that changes
+VERSION = 3  # of what ingest makes of the same files; raised when that changes
 # What does not change what becomes of a single photo.
 _LATER = {"output", "ray", "ordinal_edges", "rows_per_group", "shard_mebibytes", "near_duplicate_bits"}
 

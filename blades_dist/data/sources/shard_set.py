@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from blades_dist.data.decode import Rejected
-from blades_dist.data.records import MANIFEST, Manifest, shard_schema
+from blades_dist.data.records import CONTAINER_COLUMNS, MANIFEST, Manifest, shard_schema, with_container
 from blades_dist.data.sources.base import Entry, Source, SourceError
 from blades_dist.data.sources.storage import below, open_storage, reason
 
@@ -51,9 +51,12 @@ class ShardSource(Source):
         return manifest
 
     def entries(self) -> Iterator[Entry]:
-        for shard in self.manifest().shards:
+        manifest = self.manifest()
+        added = {field.name for field in CONTAINER_COLUMNS} if manifest.schema_version == 1 else set()
+        needed = [name for name in shard_schema().names if name not in added]
+        for shard in manifest.shards:
             try:
-                yield from self._of_shard(shard.name, shard.split, shard.sha256)
+                yield from self._of_shard(shard.name, shard.split, shard.sha256, needed)
             except (OSError, pa.ArrowException) as error:
                 raise SourceError(f"source: {below(self.storage.uri, shard.name)}: {reason(error)}") from None
 
@@ -61,7 +64,7 @@ class ShardSource(Source):
         raise Rejected("unsupported", "a shard set holds faces, not photographs")
 
     def rows(self, entry: Entry) -> pa.Table:
-        """Rows of one photo with the columns of ``records.shard_schema``."""
+        """Rows of one photo with the columns of ``records.shard_schema``; null where the set's version has none."""
         place = json.loads(entry.place)
         parts = [
             self._group(place["split"], place["shard"], group).slice(first, count)
@@ -69,9 +72,9 @@ class ShardSource(Source):
         ]
         return pa.concat_tables(parts)
 
-    def _of_shard(self, name: str, split: str, sha256: str) -> Iterator[Entry]:
+    def _of_shard(self, name: str, split: str, sha256: str, needed: list[str]) -> Iterator[Entry]:
         with self.storage.open(name) as opened, pq.ParquetFile(opened) as file:
-            missing = [field.name for field in shard_schema() if field.name not in file.schema_arrow.names]
+            missing = [column for column in needed if column not in file.schema_arrow.names]
             if missing:
                 raise SourceError(
                     f"source: {below(self.storage.uri, name)} has no column {', '.join(missing)}; it was written by "
@@ -93,7 +96,7 @@ class ShardSource(Source):
         cached = self._groups.get(split)
         if cached is None or cached[:2] != (name, number):
             with self.storage.open(name) as opened, pq.ParquetFile(opened) as file:
-                table = file.read_row_group(number, use_threads=False)
+                table = with_container(file.read_row_group(number, use_threads=False))
             cached = self._groups[split] = name, number, table.select(shard_schema().names).cast(shard_schema())
         return cached[2]
 

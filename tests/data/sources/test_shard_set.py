@@ -1,6 +1,7 @@
 """Shard sets as sources."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from blades_dist.data.decode import Rejected
-from blades_dist.data.records import Manifest, Shard, shard_schema
+from blades_dist.data.records import CONTAINER_COLUMNS, Manifest, Shard, shard_schema
 from blades_dist.data.sources.base import Entry, SourceError
 from blades_dist.data.sources.factory import open_source, open_sources
 from blades_dist.data.sources.shard_set import ShardSource
@@ -92,6 +93,19 @@ def test_a_photo_is_an_entry_with_all_its_rows(tmp_path: Path, scheme: str) -> N
     assert sorted(item["id"] for item in found) == sorted(item["id"] for item in expected)
     with pytest.raises(Rejected, match="not photographs"):
         source.data(entries["p00.jpg"])
+
+
+def test_sets_of_version_1_have_rows_without_container_facts(tmp_path: Path) -> None:
+    expected = write_set(tmp_path / "set")
+    added = [field.name for field in CONTAINER_COLUMNS]
+    for shard in (tmp_path / "set").glob("*.parquet"):
+        pq.write_table(pq.read_table(shard).drop_columns(added), shard, row_group_size=4)
+    file = tmp_path / "set" / "manifest.json"
+    with pytest.raises(SourceError, match="has no column source_width"):  # it claims to be of version 2
+        list(ShardSource(str(tmp_path / "set")).entries())
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema_version": 1}))
+    source = ShardSource(str(tmp_path / "set"))
+    assert rows_of(source, by_path(source)) == [item | dict.fromkeys(added) for item in expected]
 
 
 def test_row_groups_are_read_once_in_the_order_of_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
