@@ -10,12 +10,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from blades_dist.detect.binary import BinaryHead
-from blades_dist.detect.linear import LinearHead
+from blades_dist.detect.heads import Head, head_from_tensors
+from blades_dist.detect.perceptron import BinaryHead
 from blades_dist.models.export import FrozenEncoder, encoder_digest, load_encoder, save_encoder
 
 ENCODER, HEAD, INDEX = "encoder", "head.safetensors", "import.json"
-Head = BinaryHead | LinearHead
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def load_import(folder: Path) -> Imported:
             raise FileNotFoundError(f"{folder} is incomplete: {HEAD} is missing")
         try:
             arrays = load_file(folder / HEAD)
-            head = BinaryHead.from_tensors(arrays) if info.head == "bc" else LinearHead.from_tensors(arrays)
+            head = head_from_tensors(info.head, arrays)
         except (SafetensorError, ValueError) as error:
             raise ValueError(f"{folder / HEAD} is damaged: {error}") from None
         if head.dimensions != encoder.info.embed_dim:

@@ -19,7 +19,7 @@ from transformers import CLIPTokenizer, ResNetConfig, ResNetModel
 
 from blades_dist.bilevel.reduce import World
 from blades_dist.config import ImageTowerConfig, Resize
-from blades_dist.detect.binary import BinaryHead
+from blades_dist.detect.perceptron import BinaryHead
 from blades_dist.models.batchnorm import replace_batchnorm
 from blades_dist.models.clip_layout import is_text, prompt_features
 from blades_dist.models.convert import State, fill, read_state, some_names
