@@ -490,3 +490,32 @@ class ServeConfig(Config):
     max_batch_size: int = Field(16, ge=1)
     batch_wait_seconds: float = Field(0.01, ge=0)
     ray: RayConfig = RayConfig()
+
+
+Resize = Literal[
+    "area",
+    "bilinear",
+    "bilinear_antialias",
+    "pil_nearest",
+    "pil_lanczos",
+    "pil_bilinear",
+    "pil_bicubic",
+    "pil_box",
+    "pil_hamming",
+]
+
+
+class ImportConfig(Config):
+    """Published checkpoints to this project's format."""
+
+    checkpoint: Path = Field(description="file of tensors and plain values: .pth, .pt or .safetensors")
+    output: Path = Field(description="folder to write: encoder/, and head.safetensors where the file has a head")
+    format: Literal["auto", "blades_oc", "blades_bc", "cnndetection", "univfd", "clip"] = Field(
+        "auto", description="layout of the file; auto: told from its names"
+    )
+    resize: Resize | None = Field(None, description="how crops are resized; None: as docs/imports.md says per format")
+    tokenizer: str | None = Field(
+        None, description="CLIP tokenizer (folder or hub name); with it released files keep their pretext read-outs"
+    )
+    generated_column: Literal[0, 1] = Field(1, description="output of a blades_bc perceptron that means AI-generated")
+    clip: str | None = Field(None, description="Hugging Face name or folder of the CLIP a univfd head was trained on")

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from blades_dist.config import Resize
 from blades_dist.data.read import resize_into
-from blades_dist.models.encoder_info import Resize
 
 FLOAT = ("bilinear", "bilinear_antialias")
 
