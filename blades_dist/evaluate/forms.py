@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -137,8 +136,12 @@ def to_text(tables: Sequence[Table]) -> str:
     return "\n".join(parts)
 
 
-_TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
+_TEX = {
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": "$<$", ">": "$>$", "|": "$|$", "≤": r"$\le$", "λ": r"$\lambda$"},
+    **{sign: "\\" + sign for sign in "#$%&_{}"},
+}
 
 
 def _tex(text: str) -> str:
-    return re.sub(r"[#$%&_{}\\~^<>|]", lambda found: _TEX.get(found[0], "\\" + found[0]), text).replace("\\|", "$|$")
+    return "".join(_TEX.get(letter, letter) for letter in text)

@@ -5,11 +5,9 @@ import csv
 import hashlib
 import io
 import json
-import re
 import runpy
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
@@ -25,6 +23,7 @@ from blades_dist.evaluate.run import EvaluationError, evaluate
 from blades_dist.models.export import freeze, save_encoder
 from blades_dist.models.joint import build_joint_model
 from blades_dist.tasks import TAGS, task_set
+from tests.evaluate.pages import Page, assert_self_contained
 
 JOB = Path(__file__).parents[2] / "jobs" / "evaluate.py"
 GENERATORS = ("autoencoder", "gan_nearest")
@@ -130,41 +129,6 @@ def done(world):
     return page.parent, out.getvalue()
 
 
-class _Page(HTMLParser):
-    """Checks that every element is closed in order, and collects data by table, links and text."""
-
-    void = ("meta", "img", "br", "source", "link")
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.values, self.targets, self.text, self.images = [], {}, [], [], []
-        self.table = None
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.targets += [attrs[key] for key in ("src", "href", "srcset", "action", "data") if key in attrs]
-        if tag == "table":
-            self.table = attrs.get("id")
-        if tag == "img":
-            self.images.append(attrs)
-        if tag == "data":
-            self.values.setdefault(self.table, []).append(float(attrs["value"]))
-        if tag not in self.void:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag, tag
-        if tag == "table":
-            self.table = None
-
-    def handle_data(self, data):
-        if data.strip() and not {"style", "title"} & set(self.open):
-            self.text.append(data.strip())
-
-
 def test_every_file_is_there_and_nothing_else(done):
     folder, _ = done
     assert {p.name for p in folder.iterdir()} == {
@@ -176,7 +140,7 @@ def test_every_file_is_there_and_nothing_else(done):
 
 def test_numbers_of_the_page_are_those_of_the_json(done):
     folder, _ = done
-    page, results = _Page((folder / "report.html").read_text()), json.loads((folder / "results.json").read_text())
+    page, results = Page((folder / "report.html").read_text()), json.loads((folder / "results.json").read_text())
     for key, rows in results["tables"].items():
         expected = [cell["value"] for row in rows for cell in row["cells"].values()]
         assert page.values[key] == expected
@@ -205,12 +169,7 @@ def test_numbers_are_those_of_scikit_learn_on_the_detectors_scores(world, done):
 
 
 def test_the_page_needs_nothing_but_itself(done):
-    text = (done[0] / "report.html").read_text()
-    page = _Page(text)
-    assert page.targets and all(target.startswith("data:image/") for target in page.targets)
-    assert "http" not in re.sub(r"data:image/[a-z]+;base64,[A-Za-z0-9+/=]+", "", text)
-    assert "<script" not in text and "url(" not in text and "@import" not in text
-    assert all(image["alt"] for image in page.images)
+    assert_self_contained((done[0] / "report.html").read_text())
 
 
 def test_names_and_provenance_are_escaped(done):
@@ -222,7 +181,7 @@ def test_names_and_provenance_are_escaped(done):
 def test_the_first_line_is_the_audit(done):
     folder, printed = done
     assert printed.splitlines()[0].startswith("Container audit passed")
-    assert _Page((folder / "report.html").read_text()).text[0] == printed.splitlines()[0]
+    assert Page((folder / "report.html").read_text()).text[0] == printed.splitlines()[0]
     assert (folder / "tables.md").read_text().startswith("Container audit passed")
     assert printed.splitlines()[-1] == f"report: {folder / 'report.html'}"
 
@@ -240,7 +199,7 @@ def test_generators_seen_in_training_are_named(done):
 
 
 def test_pretraining_and_mistakes_are_shown(done):
-    page = _Page((done[0] / "report.html").read_text())
+    page = Page((done[0] / "report.html").read_text())
     joined = " ".join(page.text)
     assert "AUC 0.900 [0.850, 0.950] (n = 80)" in joined and "60.0 [55.0, 65.0]" in joined
     assert "passed, wrongly" in joined or "flagged, rightly" in joined
@@ -262,7 +221,7 @@ def test_a_planted_container_leak_opens_everything(world, tmp_path, capsys):
     first = "THE TEST SET LEAKS THROUGH ITS CONTAINER"
     assert capsys.readouterr().out.startswith(first)
     text = page.read_text()
-    assert _Page(text).text[0].startswith(first) and "<title>LEAK: " in text
+    assert Page(text).text[0].startswith(first) and "<title>LEAK: " in text
     assert (page.parent / "tables.md").read_text().startswith(first)
     assert "Nothing marks them as simulated" in text
 
