@@ -126,6 +126,7 @@ def test_dropped_pictures_get_the_detectors_verdicts(tab, detector, pictures):
     claimed = helper.expected(detector[0], pictures.photographic).faces[0].exif_consistency.tags
     table = _card(page, "photographic.jpg").locator("table", has_text="The file claims").text_content()
     assert all(claim.claimed in table for claim in claimed.values())
+    assert not re.search("null|undefined|NaN|object Object", page.locator("body").inner_text())
     assert "photographic.jpg: 1 face: looks photographic" in page.locator("#announcer").inner_text()
 
 
@@ -171,7 +172,7 @@ def test_settings_are_sent_and_rate_is_told(tab, detector, pictures):
     assert "central square" in card.inner_text()
     page.uncheck("#crop")
     page.get_by_role("button", name="Judge all again").click()
-    page.wait_for_function("document.querySelector('.item[data-state=done]')?.innerText.includes('not found')")
+    page.locator(".item[data-state=done]", has_text="Faces that were not found").wait_for()
     assert "faces=locate" in page.watch.posts[1]
 
 
@@ -193,7 +194,7 @@ def test_problems_are_told_beside_the_picture(tab, pictures):
     _event(page, "paste", [("", whole)])
     assert "1 face" in _card(page, "Pasted picture").locator(".status").inner_text()
     _event(page, "drop", [], "https://elsewhere.example/face.jpg")
-    page.wait_for_function("document.querySelector('#announcer').textContent.includes('No picture file')")
+    page.locator("#announcer", has_text="No picture file").wait_for()
     assert len(page.watch.posts) == len(cases) + 1
 
 
@@ -235,8 +236,8 @@ def test_cancel_and_remove(tab, pictures):
     page.route("**/v1/detect*", lambda route: None)  # never answered
     page.watch.refusals_expected = True
     page.set_input_files("#files", [_file(f"{i}.jpg", pictures.photographic) for i in range(4)])
-    page.wait_for_function("document.querySelectorAll('[data-state=sending]').length === 2")
-    assert page.locator(".item[data-state=waiting]").count() == 2
+    playwright.expect(page.locator(".item[data-state=sending]")).to_have_count(2)
+    playwright.expect(page.locator(".item[data-state=waiting]")).to_have_count(2)
     _card(page, "0.jpg", "sending").get_by_role("button", name="Cancel").click()
     _card(page, "0.jpg", "cancelled")
     _card(page, "2.jpg", "sending")  # the next one has moved up
@@ -261,7 +262,8 @@ def test_a_service_that_says_less(tab, url, pictures):
 
 
 def test_by_keyboard_alone(tab, pictures):
-    page = tab()
+    page, chosen = tab(), [_file("pair.jpg", pictures.pair), _file("one.jpg", pictures.photographic)]
+    page.on("filechooser", lambda chooser: chooser.set_files(chosen))
     page.wait_for_selector("#fpr option[value='0.05']", state="attached")
 
     def tab_to(wanted):
@@ -269,19 +271,18 @@ def test_by_keyboard_alone(tab, pictures):
             page.keyboard.press("Tab")
             focus = page.evaluate(
                 """() => { const at = document.activeElement, style = getComputedStyle(at);
-                return {text: at.innerText || at.id, line: style.outlineStyle, width: parseFloat(style.outlineWidth)}; }"""
+                return {text: at === document.body ? "" : `${at.innerText} #${at.id}`, line: style.outlineStyle, width: parseFloat(style.outlineWidth)}; }"""
             )
-            assert focus["line"] != "none" and focus["width"] >= 2, f"the focus cannot be seen on {focus['text']!r}"
+            seen = focus["line"] != "none" and focus["width"] >= 2
+            assert seen or not focus["text"], f"the focus cannot be seen on {focus['text']!r}"
             if wanted in focus["text"]:
                 return
         raise AssertionError(f"{wanted!r} cannot be reached")
 
     tab_to("Choose pictures")
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    chooser.value.set_files([_file("pair.jpg", pictures.pair), _file("one.jpg", pictures.photographic)])
+    page.keyboard.press("Enter")
     card, _ = _card(page, "pair.jpg"), _card(page, "one.jpg")
-    tab_to("fpr")
+    tab_to("#fpr")
     page.keyboard.press("Home")
     assert float(page.locator("#fpr").input_value()) < 0.1
     tab_to("Face 2")
@@ -318,5 +319,7 @@ def test_phone_width(tab, pictures, tmp_path):
     _add(page, (long, pictures.pair), ("unsure.jpg", pictures.unsure))
     for details in page.locator("details > summary:visible").all():
         details.click()
-    assert page.evaluate("document.documentElement.scrollWidth") == 320
     page.screenshot(path=tmp_path / "phone.png", full_page=True)
+    wide = "[...document.querySelectorAll('main *')].filter((part) => part.getBoundingClientRect().right > 320)"
+    assert page.evaluate(f"{wide}.map((part) => part.outerHTML.slice(0, 100))") == []
+    assert page.evaluate("document.documentElement.scrollWidth") == 320

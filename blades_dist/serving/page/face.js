@@ -1,6 +1,6 @@
 // What the service says about one face.
 
-import { html, svg, uniqueId } from "./dom.js";
+import { html, svg } from "./dom.js";
 import { histogram } from "./histogram.js";
 import { capital, pValue, percent, position, reEncoding, share, taskName, verdictWords } from "./words.js";
 
@@ -106,8 +106,7 @@ function consistencyWords({ tags, p_value: p, compared_with: n }) {
 }
 
 function section(title, children) {
-  const id = uniqueId("part");
-  return html("section", { class: "part", "aria-labelledby": id }, html("h5", { id }, title), ...children);
+  return html("div", { class: "part" }, html("h5", {}, title), ...children);
 }
 
 function table(caption, heads, rows) {

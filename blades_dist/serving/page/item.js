@@ -106,12 +106,9 @@ export class Item {
   #answer(report, model) {
     this.#show("done", capital(summary(report.faces)));
     this.#parts = report.faces.map((face) => this.#faceEntry(face, model));
-    this.body.replaceChildren(
-      html("ol", { class: "faces" }, this.#parts.map((part) => part.element)),
-      credentials(report.credentials),
-      notLookedAt(report),
-      fileDetails(report),
-    );
+    const told = [credentials(report.credentials), notLookedAt(report), fileDetails(report)];
+    const faces = html("ol", { class: "faces" }, this.#parts.map((part) => part.element));
+    this.body.replaceChildren(faces, ...told.filter(Boolean));
     this.#picture.outline(report, (face) => this.#fromPicture(face));
     this.select(report.faces[0]?.face ?? null);
   }
@@ -161,7 +158,7 @@ function credentials(found) {
     found.error && `Reading them failed: ${found.error}`,
   ];
   return html(
-    "section",
+    "div",
     { class: "part" },
     html("h4", {}, "Content credentials (C2PA)"),
     html("ul", {}, lines.filter(Boolean).map((line) => html("li", {}, line))),
@@ -177,7 +174,7 @@ function notLookedAt(report) {
     whole ? "Everything outside the central square." : "Everything outside the outlines: bodies, background, text.",
     `The file's metadata${report.credentials ? " and content credentials" : ""}: shown, but no part of a verdict.`,
   ];
-  return html("section", { class: "part" }, html("h4", {}, "Not looked at"), html("ul", {}, lines.filter(Boolean).map((line) => html("li", {}, line))));
+  return html("div", { class: "part" }, html("h4", {}, "Not looked at"), html("ul", {}, lines.filter(Boolean).map((line) => html("li", {}, line))));
 }
 
 function fileDetails(report) {
