@@ -120,7 +120,7 @@ def test_dropped_pictures_get_the_detectors_verdicts(tab, detector, pictures):
         rows = [row.inner_text() for row in card.locator("tr", has_text="Saved as JPEG, quality 75").all()]
         assert len(rows) == 1 and f"{face.re_encoded['jpeg75']:.2g}" in rows[0]
         for region, value in face.read_outs["face_fine"].items():
-            assert re.search(rf"{region.capitalize()}\s+{100 * value:.0f} %", panel)
+            assert re.search(rf"{region.capitalize()}\s+{100 * value:.0f}\s%", panel)
     assert re.search("(dis|contra)", _card(page, "photographic.jpg").locator(".panel").inner_text())
     assert "claims no camera settings" in _card(page, "ai_generated.jpg").locator(".panel").inner_text()
     claimed = helper.expected(detector[0], pictures.photographic).faces[0].exif_consistency.tags

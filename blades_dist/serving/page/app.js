@@ -55,7 +55,7 @@ function showOperatingPoints() {
   const wanted = Number(byId("fpr").value);
   const rates = usable.includes(model.fpr) ? usable : [...usable, model.fpr].sort((a, b) => a - b);
   byId("fpr").replaceChildren(
-    ...rates.map((fpr) => html("option", { value: fpr }, `at most about ${share(fpr)}${fpr === model.fpr ? " (usual)" : ""}`)),
+    ...rates.map((fpr) => html("option", { value: fpr }, `about ${share(fpr)}${fpr === model.fpr ? " (usual)" : ""}`)),
   );
   byId("fpr").value = String(rates.includes(wanted) ? wanted : model.fpr);
   byId("calibrated").textContent = ` (${model.calibration_faces.toLocaleString("en")} real faces)`;

@@ -16,7 +16,7 @@ export function facePanel(face, model) {
     html("p", {}, verdictWords(face)),
     face.unsure_because.length ? html("ul", {}, face.unsure_because.map((reason) => html("li", {}, capital(reason), "."))) : null,
     section("Among real faces", [
-      html("p", {}, position(face.p_value, n), " ", html("span", { class: "soft" }, `p-value ${pValue(face.p_value)}`)),
+      html("p", {}, position(face.p_value, n), " ", html("span", { class: "soft whole" }, `p-value ${pValue(face.p_value)}`)),
       histogram(model?.histogram, face, n),
       face.probability === null
         ? null
@@ -27,7 +27,7 @@ export function facePanel(face, model) {
     camera(face),
     html(
       "p",
-      { class: "soft small" },
+      { class: "soft small part" },
       `Score ${face.score.toPrecision(5)}${model?.score_unit ? ` ${model.score_unit}` : ""}; `,
       face.threshold === null ? "no limit" : `limit ${face.threshold.toPrecision(5)}`,
       ` at ${share(face.fpr)}.`,
@@ -39,7 +39,7 @@ function reEncodings(face) {
   const entries = Object.entries(face.re_encoded);
   if (!entries.length) return null;
   const row = (name, p) =>
-    html("tr", {}, html("th", { scope: "row" }, name), html("td", {}, `about ${share(p, 0)}`), html("td", {}, pValue(p)));
+    html("tr", {}, html("th", { scope: "row" }, name), html("td", {}, `about ${share(p, 0)}`), html("td", { class: "whole" }, pValue(p)));
   return section("The same face saved again", [
     html("p", { class: "soft" }, "A verdict that a harmless copy would change is not given."),
     table(
@@ -91,7 +91,7 @@ function camera({ read_outs: readOuts, exif_consistency: consistency }) {
       {},
       html("summary", {}, "All settings"),
       consistency ? html("p", { class: "soft small" }, "Behind each value the probability the pixels give to it; p: how usual so low a one is among photographs that claim this setting.") : null,
-      table("Camera settings", heads, rows),
+      table("Camera settings", heads, rows, "settings-table"),
     ),
   ]);
 }
@@ -109,12 +109,12 @@ function section(title, children) {
   return html("div", { class: "part" }, html("h5", {}, title), ...children);
 }
 
-function table(caption, heads, rows) {
+function table(caption, heads, rows, kind = null) {
   return html(
     "table",
-    {},
+    { class: kind },
     html("caption", { class: "hidden" }, caption),
-    html("thead", {}, html("tr", {}, heads.map((head) => html("th", { scope: "col" }, head)))),
+    html("thead", {}, html("tr", {}, heads.map((head) => html("th", { scope: "col", class: head === "p-value" ? "whole" : null }, head)))),
     html("tbody", {}, ...rows),
   );
 }

@@ -184,7 +184,8 @@ function fileDetails(report) {
     Format: report.codec.toUpperCase() + (report.jpeg_quality === null ? "" : `, quality about ${Math.round(report.jpeg_quality)}`),
     "SHA-256": report.sha256,
     Setting: report.faces.length ? `${share(report.faces[0].fpr)} real faces flagged by mistake` : null,
-    Detector: `${report.detector.kind}, ${report.detector.id} (version ${report.detector.code_version})`,
+    Detector: `${report.detector.kind}, version ${report.detector.code_version}`,
+    "Detector id": report.detector.id,
     Request: report.request_id,
     Time: seconds === undefined ? null : `${seconds.toFixed(2)} s`,
   };

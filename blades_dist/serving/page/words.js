@@ -31,7 +31,7 @@ const STEPS = [
 const number = (value, digits = 0) => value.toLocaleString("en", { maximumFractionDigits: digits });
 
 export const percent = (value) =>
-  value > 0 && value < 0.005 ? "under 1 %" : value < 1 && value > 0.995 ? "over 99 %" : `${number(100 * value)} %`;
+  value > 0 && value < 0.005 ? "under 1\u00a0%" : value < 1 && value > 0.995 ? "over 99\u00a0%" : `${number(100 * value)}\u00a0%`;
 
 export const pValue = (p) => (p < 0.0001 ? "under 0.0001" : String(Number(p.toPrecision(2))));
 
