@@ -270,8 +270,11 @@ def test_by_keyboard_alone(tab, pictures):
         for _ in range(40):
             page.keyboard.press("Tab")
             focus = page.evaluate(
-                """() => { const at = document.activeElement, style = getComputedStyle(at);
-                return {text: at === document.body ? "" : `${at.innerText} #${at.id}`, line: style.outlineStyle, width: parseFloat(style.outlineWidth)}; }"""
+                """() => {
+                    const at = document.activeElement, {outlineStyle: line, outlineWidth: width} = getComputedStyle(at);
+                    const text = at === document.body ? "" : `${at.innerText} #${at.id}`;
+                    return {text, line, width: parseFloat(width)};
+                }"""
             )
             seen = focus["line"] != "none" and focus["width"] >= 2
             assert seen or not focus["text"], f"the focus cannot be seen on {focus['text']!r}"
