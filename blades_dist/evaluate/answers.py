@@ -12,8 +12,8 @@ class Answers:
 
     Attributes:
         scores: (n,) float64, finite; larger = more like a photograph.
-        flagged: (n,) bool, called AI-generated at the detector's operating point.
-        unsure: (n,) bool, neither verdict; disjoint from ``flagged``.
+        flagged: (n,) bool, by the score alone: beyond the threshold of the detector's operating point.
+        unsure: (n,) bool, gets no verdict, be it flagged (re-encodings disagree) or not (close to the threshold).
         p_values: (n,) conformal, in 0..1, small = suspicious; None: the detector has none.
         probability: (n,) of AI-generated, in 0..1; None: the detector has none.
 
@@ -33,12 +33,14 @@ class Answers:
         for name, values in given.items():
             if values is not None or name in ("scores", "flagged", "unsure"):
                 _check(name, values, n)
-        if (self.flagged & self.unsure).any():
-            row = int(np.flatnonzero(self.flagged & self.unsure)[0])
-            raise ValueError(f"answers: image {row} is both flagged and unsure; it can have one verdict only")
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    @property
+    def called(self) -> np.ndarray:
+        """(n,) bool: the verdict is AI-generated."""
+        return self.flagged & ~self.unsure
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,10 @@ class Assessment:
     Attributes:
         pairs: the answers that were measured.
         ranked: one entry a name of ``RANKING``.
-        accuracy, mean_accuracy: balanced, where "unsure" counts as not flagged; ``detected``: share flagged.
+        accuracy, mean_accuracy: balanced, by the score alone; ``detected``: share flagged.
         confusion: TNR, FPR, TPR, FNR, F1 over all generators together.
-        unsure, unsure_photographs, mean_unsure: shares that got neither verdict; the mean is balanced like accuracy.
+        unsure, unsure_photographs, mean_unsure: shares that got no verdict; the mean is balanced like accuracy.
+        called, called_photographs: shares whose verdict is AI-generated, flagged and not unsure.
         reliability: of the probability; None: the detector has none.
         p_error, fpr: largest |measured FPR - nominal| of the p-values on photographs, and the measured FPR by nominal
             one; None and empty: the detector has no p-values.
@@ -46,6 +47,8 @@ class Assessment:
     unsure: dict[str, Estimate]
     unsure_photographs: Estimate
     mean_unsure: Estimate
+    called: dict[str, Estimate]
+    called_photographs: Estimate
     reliability: Reliability | None
     p_error: Estimate | None
     fpr: dict[float, Estimate]
@@ -97,6 +100,8 @@ def assess(pairs: Mapping[str, Pair], resamples: int = 2000, confidence: float =
         unsure={name: share(own.unsure, False, confidence) for name, own in images.items()},
         unsure_photographs=share(real_unsure, True, confidence),
         mean_unsure=balanced_share(real_unsure, unsure, confidence),
+        called={name: share(own.called, False, confidence) for name, own in images.items()},
+        called_photographs=share([one.called for one in real], True, confidence),
         reliability=reliability(likely, own_likely, resamples, confidence, seed) if likely else None,
         p_error=p_value_error(p_values, confidence) if p_values else None,
         fpr={level: measured_fpr(p_values, level, confidence) for level in STANDARD_FPRS} if p_values else {},

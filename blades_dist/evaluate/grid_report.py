@@ -25,7 +25,7 @@ MEASURES = {
 }
 NOTE = (
     "Every picture of both sides was perturbed alike before the detector saw it. Thresholds and p-values are those of "
-    'the clean calibration: nothing was adapted to a perturbation. An "unsure" answer counts as not flagged.'
+    "the clean calibration: nothing was adapted to a perturbation. Accuracy is that of the score alone."
 )
 _WORST = {"accuracy": 0.5, "auc": 0.5, "unsure": 1.0}  # where the colour scale ends; it begins at the best value
 

@@ -83,7 +83,7 @@ def worst(
             path=paths[i],
             score=float(answers.scores[i]),
             p_value=None if answers.p_values is None else float(answers.p_values[i]),
-            flagged=bool(answers.flagged[i]),
+            flagged=bool(answers.called[i]),
             unsure=bool(answers.unsure[i]),
         )
         for i in rows

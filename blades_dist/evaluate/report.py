@@ -13,7 +13,7 @@ from blades_dist.evaluate.assess import RANKING, Assessment
 from blades_dist.evaluate.calibration_error import Reliability
 from blades_dist.evaluate.estimate import Estimate
 from blades_dist.evaluate.forms import SIGNED, Cell, PValue, Table, show
-from blades_dist.evaluate.parity import ALL, LEAK, NOT_AUDITED, Audit, Distribution
+from blades_dist.evaluate.parity import ALL, LEAK, Audit, Distribution
 from blades_dist.evaluate.pretraining_run import Pretext, Weights
 from blades_dist.figures import Plot
 
@@ -156,7 +156,7 @@ def _audit_results(audit: Audit) -> dict[str, Any]:
         "container_auc": {name: asdict(estimate) for name, estimate in audit.container_auc.items()},
         "photographs": asdict(audit.real),
         "generators": {name: asdict(side) for name, side in audit.generators.items()},
-        "not_audited": list(NOT_AUDITED),
+        "not_audited": list(audit.not_audited),
     }
 
 
@@ -178,6 +178,10 @@ def _assessment_results(found: Assessment, confidence: float) -> dict[str, Any]:
             "mean": asdict(found.mean_unsure),
             "photographs": asdict(found.unsure_photographs),
             "generators": _plain(found.unsure),
+        },
+        "called": {
+            "photographs": asdict(found.called_photographs),
+            "generators": _plain(found.called),
         },
         "probability": _reliability_results(found.reliability) if found.reliability else None,
         "p_values": {
@@ -211,7 +215,12 @@ def to_html(evaluation: Evaluation) -> str:
         "words": _words,
     }
     return environment.get_template("report.html.j2").render(
-        e=evaluation, audit=evaluation.audit, all=ALL, leak=LEAK, not_audited=NOT_AUDITED, signed=SIGNED
+        e=evaluation,
+        audit=evaluation.audit,
+        all=ALL,
+        leak=LEAK,
+        not_audited=evaluation.audit.not_audited,
+        signed=SIGNED,
     )
 
 

@@ -190,7 +190,7 @@ def answers(
         ValueError: a score is not finite.
     """
     verdicts = calibration.judge(scores, re_encoded)
-    return Answers(scores, verdicts.flagged, verdicts.unsure, calibration.p_values(scores), probability)
+    return Answers(scores, calibration.is_generated(scores), verdicts.unsure, calibration.p_values(scores), probability)
 
 
 def rows_of(whole: Answers, rows: np.ndarray) -> Answers:

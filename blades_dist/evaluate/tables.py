@@ -13,7 +13,7 @@ from blades_dist.evaluate.forms import SIGNED, PValue, Row, Table, row
 from blades_dist.evaluate.paired import delong, holm, mcnemar
 
 MEAN = "mean"
-_UNSURE = 'An "unsure" answer counts as not flagged here, its share is in table 6. '
+_UNSURE = 'Decisions are those of the score alone, as papers give them; verdicts with "unsure" are in table 6. '
 _CORRECTED = "corrected"
 _HOLM = f'"{_CORRECTED}" p-values account for the number of tests in their column (Holm). '
 
@@ -106,10 +106,17 @@ def _calibration_table(assessments: Mapping[str, Assessment]) -> Table:
 
 
 def _unsure_table(assessments: Mapping[str, Assessment]) -> Table:
-    rows = [row("photographs", [a.unsure_photographs for a in assessments.values()])]
-    rows += _by_generator(assessments, lambda a, i, name: a.unsure[name])
-    note = 'Shares of images that got neither verdict ("unsure"). Intervals: Wilson.' + _heads(assessments)
-    return Table("table6", "Table 6. Unsure, %", note, tuple(assessments), tuple(rows), True)
+    rows = [row("photographs: unsure", [a.unsure_photographs for a in assessments.values()])]
+    rows += [row("photographs: called AI-generated", [a.called_photographs for a in assessments.values()])]
+    for name in next(iter(assessments.values())).generators:
+        rows.append(row(f"{name}: unsure", [a.unsure[name] for a in assessments.values()]))
+        rows.append(row(f"{name}: called AI-generated", [a.called[name] for a in assessments.values()]))
+    note = (
+        'What a person is told: "unsure" where the p-value lies between two operating points or re-encodings disagree, '
+        '"AI-generated" where the score is flagged and all re-encodings agree, "photographic" otherwise. Intervals: '
+        f"Wilson.{_heads(assessments)}"
+    )
+    return Table("table6", "Table 6. Verdicts, %", note, tuple(assessments), tuple(rows), True)
 
 
 def _comparison_table(assessments: Mapping[str, Assessment], confidence: float) -> Table:

@@ -25,7 +25,6 @@ def _answers(n=3, **changed):
         ({"flagged": np.zeros(2, bool)}, "flagged has 2 entries, scores has 3"),
         ({"flagged": None}, "flagged must be an array"),
         ({"flagged": np.zeros(3)}, "flagged is float64, not bool"),
-        ({"unsure": np.ones(3, bool)}, "image 0 is both flagged and unsure"),
         ({"p_values": np.array([0.1, np.inf, 0.2])}, r"p_values\[1\] is inf, not finite"),
         ({"p_values": np.array([0.1, 1.5, 0.2])}, "p_values ranges from 0.1 to 1.5, not within 0 to 1"),
         ({"probability": np.array([-0.1, 1, 0.2])}, "probability ranges from -0.1 to 1"),

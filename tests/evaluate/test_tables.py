@@ -58,14 +58,25 @@ def test_calibration_is_not_available_without_probability_and_p_values(built):
     assert all(math.isnan(cell.value) for row in built[3][4].rows for cell in row.cells)
 
 
-def test_unsure_counts_as_not_flagged_and_has_its_table(built):
+def test_verdicts_have_their_table(built):
     real, sets, assessments, found = built
+    rows = {row.label: row.cells[0].value for row in found[5].rows}
     photographs = np.mean((real >= -1.6) & (real < -1.3))
-    assert found[5].rows[0].cells[0].value == pytest.approx(photographs)
-    assert found[5].rows[1].cells[0].value == pytest.approx(np.mean((sets["gan_a"] >= -1.6) & (sets["gan_a"] < -1.3)))
+    assert rows["photographs: unsure"] == pytest.approx(photographs)
+    assert rows["photographs: called AI-generated"] == pytest.approx(np.mean(real < -1.6))
+    assert rows["gan_a: unsure"] == pytest.approx(np.mean((sets["gan_a"] >= -1.6) & (sets["gan_a"] < -1.3)))
+    assert rows["gan_a: called AI-generated"] == pytest.approx(np.mean(sets["gan_a"] < -1.6))
     assert assessments["main"].confusion["TNR"].value == pytest.approx(np.mean(real >= -1.6))
     shares = [np.mean((scores >= -1.6) & (scores < -1.3)) for scores in sets.values()]
     assert assessments["main"].mean_unsure.value == pytest.approx((photographs + np.mean(shares)) / 2)
+
+
+def test_a_flagged_image_may_be_unsure_and_is_then_not_called_so():
+    flagged, unsure = np.array([True, True, False, False]), np.array([True, False, True, False])
+    answers = Answers(np.zeros(4), flagged, unsure, None, None)
+    assert answers.called.tolist() == [False, True, False, False]
+    found = assess({"g": Pair(answers, answers)}, 100)
+    assert found.detected["g"].value == 0.5 and found.called["g"].value == found.called_photographs.value == 0.25
 
 
 def test_comparison_is_the_difference_of_the_means(built):
