@@ -29,6 +29,7 @@ from blades_dist.perturb import apply, check
 from blades_dist.tasks import TAGS
 
 ROWS_PER_FILE = 512  # some seconds of work for a large encoder: what a kill can lose of one actor
+_ROWS_PER_ACTOR = 1024  # an actor takes seconds to start, which fewer rows do not repay
 _KEPT = ".features"  # beside the shards, where the configuration names no other place
 _ABOUT = ("id", "source", "path", *(label_column(tag) for tag in TAGS))
 
@@ -121,7 +122,7 @@ def _compute(units: list[_Unit], config: ExtractConfig, say: Callable[[str], Non
             fn_constructor_kwargs={"batch_size": config.batch_size, "gpu": config.gpu},
             batch_size=None,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=min(len(units), _actors(config))),
+            compute=ActorPoolStrategy(size=min(-(-total // _ROWS_PER_ACTOR), _actors(config))),
             num_cpus=1,
             num_gpus=1 if config.gpu else 0,
         )
