@@ -14,7 +14,6 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from blades_dist.detect.info import Preprocessing
-from blades_dist.detect.inspect import ImageReport
 from blades_dist.detect.prepare import Prepared, Unusable
 from blades_dist.serving import logs
 from blades_dist.serving.api import make_api
@@ -24,12 +23,11 @@ from blades_dist.serving.decoding import DecodeProcess
 from blades_dist.serving.jobs import JobStore
 from blades_dist.serving.layers import Handled
 from blades_dist.serving.metrics import DecodeMetrics, RequestMetrics
-from blades_dist.serving.model import Spec, Stale
 from blades_dist.serving.problems import Refused, busy, unusable
 from blades_dist.serving.schema import Job, ModelInfo, TensorInfo
 from blades_dist.serving.tokens import read_tokens
 from blades_dist.serving.webhook import read_webhooks
-from blades_dist.serving.work import Answered, Inferred, Options
+from blades_dist.serving.work import Answered, Given, Inferred, Options, Spec, Stale
 
 ATTEMPTS = 4  # of a call whose replica died under it; judging twice is the same as judging once
 _LOST = (RayActorError, ActorUnavailableError, WorkerCrashedError, ReplicaUnavailableError)
@@ -81,10 +79,10 @@ class Parts:
             ready = time.perf_counter()
             found = await self._judged(handle, prepared, spec, options)
             prepare, score = prepare + ready - begin, score + time.perf_counter() - ready
-            if isinstance(found, ImageReport):
-                if found.detector.id != spec.info.detector.id:
-                    self._specs.pop(name, None)  # another bundle answers now, on the same crops
-                return Answered(found, prepare, score)
+            if isinstance(found, Given):
+                if found.newest != spec.info.detector.id:
+                    self._specs.pop(name, None)  # the next request is for that one
+                return Answered(found.report, prepare, score)
             spec = self._specs[name] = found.spec  # it takes other crops
         raise Refused(503, "updating", "the detector is being replaced; try again")
 
@@ -129,8 +127,8 @@ class Parts:
 
     async def _judged(
         self, handle: DeploymentHandle, prepared: Prepared, spec: Spec, options: Options
-    ) -> ImageReport | Stale:
-        found: ImageReport | Stale | Unusable = await called(
+    ) -> Given | Stale:
+        found: Given | Stale | Unusable = await called(
             lambda: handle.judge.remote(prepared, options.fpr, spec.key, options.request_id)
         )
         if isinstance(found, Unusable):

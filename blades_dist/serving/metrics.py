@@ -50,8 +50,12 @@ class ModelMetrics:
             "blades_batch_faces", "Faces judged together.", [1, 2, 4, 8, 16, 32, 64], tag_keys=("model",)
         )
         self._faces = Counter("blades_faces", "Faces judged.", tag_keys=("model",))
-        edges = [-1000, -300, -100, -30, -10, -3, -1, -0.3, 0.3, 1, 3, 10, 30, 100, 300, 1000]
-        self._scores = Histogram("blades_score", "Scores; larger is more like a photograph.", edges, ("model",))
+        # Scores have another unit for every kind of head, and Ray's histograms take positive bounds only. A p-value is
+        # the score's rank among real faces: of faces like the calibration ones a tenth falls into each tenth.
+        edges = [0.001, 0.005, 0.01, 0.05, *(i / 10 for i in range(1, 10))]
+        self._p_values = Histogram(
+            "blades_p_value", "Scores as their rank among real calibration faces.", edges, tag_keys=("model",)
+        )
         self._drift = Gauge(
             "blades_drift_psi", "Population stability index of the latest scores against calibration.", ("model",)
         )
@@ -62,10 +66,10 @@ class ModelMetrics:
         self._batch.observe(faces, self._tags)
         self._faces.inc(faces, self._tags)
 
-    def scored(self, scores: Sequence[float], drift: float | None) -> None:
-        """The scores of one image's faces, and the index after them."""
-        for score in scores:
-            self._scores.observe(score, self._tags)
+    def scored(self, p_values: Sequence[float], drift: float | None) -> None:
+        """The p-values of one image's faces, and the index after them."""
+        for value in p_values:
+            self._p_values.observe(value, self._tags)
         if drift is not None:
             self._drift.set(drift, self._tags)
 

@@ -21,37 +21,17 @@ from ray.serve.handle import DeploymentHandle
 
 from blades_dist.detect.bundle import load_detector
 from blades_dist.detect.detector import Detector, FaceResult
-from blades_dist.detect.info import Preprocessing
-from blades_dist.detect.inspect import ImageReport, report
+from blades_dist.detect.inspect import report
 from blades_dist.detect.prepare import Prepared, Unusable
 from blades_dist.serving import kserve, logs
 from blades_dist.serving.config import ServiceConfig
 from blades_dist.serving.describe import describe
 from blades_dist.serving.drift import Drift
 from blades_dist.serving.metrics import ModelMetrics
-from blades_dist.serving.schema import ModelInfo, TensorInfo
-from blades_dist.serving.work import Inferred
+from blades_dist.serving.work import Given, Inferred, Spec, Stale
 
 KEEP_OLD_SECONDS = 60.0  # longer than any request may take
 SHADOW_AT_ONCE = 4  # requests whose faces wait for the shadow; those beyond are left out
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What others must know of a bundle: ``key`` is equal for bundles that take the same crops."""
-
-    key: str
-    preprocessing: Preprocessing
-    locator_model: str | None
-    info: ModelInfo
-    tensor: TensorInfo
-
-
-@dataclass(frozen=True)
-class Stale:
-    """The crops are for no bundle of this replica; ``spec`` is that of the one it has."""
-
-    spec: Spec
 
 
 @dataclass(frozen=True)
@@ -118,9 +98,7 @@ class Model:
         """The bundle that answers now."""
         return self._current.spec
 
-    async def judge(
-        self, prepared: Prepared, fpr: float | None, key: str, request_id: str
-    ) -> ImageReport | Stale | Unusable:
+    async def judge(self, prepared: Prepared, fpr: float | None, key: str, request_id: str) -> Given | Stale | Unusable:
         """The report on a file whose crops were made for the bundles of that key."""
         bundle = self._bundle_of(key)
         if bundle is None:
@@ -131,12 +109,12 @@ class Model:
             return Unusable("bad_parameter", str(error))
         results = await self._judged(bundle, prepared.crops, rate)
         index, crossed = bundle.drift.add(result.score for result in results)
-        self._metrics.scored([result.score for result in results], index)
+        self._metrics.scored([result.p_value for result in results], index)
         if crossed:
             logs.event("drift", logging.WARNING, model=self._name, index=index, alarm=self._config.drift_alarm)
         if self._shadow is not None:
             self._later(self._compare(self._shadow, prepared.crops, rate, results, request_id))
-        return report(bundle.detector, prepared, results)
+        return Given(report(bundle.detector, prepared, results), self._current.detector.id)
 
     async def infer(self, crops: np.ndarray, fpr: float | None) -> Inferred | Unusable:
         """Scores of (n, 3, S, S) crops without their re-encodings."""

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from blades_dist.detect.inspect import DetectorReference, ImageReport
+from blades_dist.detect.documents import DetectorReference, ImageReport
 
 
 class _Answer(BaseModel):

@@ -9,7 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from blades_dist.detect.inspect import ImageReport
+from blades_dist.detect.documents import ImageReport
+from blades_dist.detect.info import Preprocessing
 from blades_dist.serving.bodies import Upload
 from blades_dist.serving.problems import Refused
 from blades_dist.serving.schema import BatchItem, Job, Judged, ModelInfo, TensorInfo, Timings
@@ -46,6 +47,32 @@ class Inferred:
     scores: list[float]
     p_values: list[float]
     flagged: list[bool]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What others must know of a bundle: ``key`` is equal for bundles that take the same crops."""
+
+    key: str
+    preprocessing: Preprocessing
+    locator_model: str | None
+    info: ModelInfo
+    tensor: TensorInfo
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model's report, and the id of the detector that answers now: another one where the crops were for an older."""
+
+    report: ImageReport
+    newest: str
+
+
+@dataclass(frozen=True)
+class Stale:
+    """The crops are for no bundle of that replica; ``spec`` is that of the one it has."""
+
+    spec: Spec
 
 
 class Judge(Protocol):
