@@ -168,7 +168,7 @@ def test_metrics_are_there_for_prometheus(service, photo):
         "blades_batch_faces",
         "blades_p_value",
     )
-    wait_for(lambda: all(any(f"ray_{name}" in line for line in metrics()) for name in names), metrics)
+    wait_for(lambda: all(any(f"ray_blades_{name}" in line for line in metrics()) for name in names), metrics)
 
 
 def test_jobs(service, files):
