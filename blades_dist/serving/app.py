@@ -173,16 +173,16 @@ def wait_for_signal(on_hangup: Callable[[], None] = lambda: None) -> None:
             on_hangup()
 
 
-def _run(config: ServiceConfig) -> None:
+def _run(config: ServiceConfig, name: str = APPLICATION, route: str = "/") -> None:
     try:
-        serve.run(build(config), name=APPLICATION, route_prefix="/", logging_config=_QUIET)
+        serve.run(build(config), name=name, route_prefix=route, logging_config=_QUIET)
     except RuntimeError as error:
-        raise ValueError(f"the service did not start: {_reason(error)}") from None
+        raise ValueError(f"the service did not start: {_reason(name, error)}") from None
 
 
-def _reason(error: RuntimeError) -> str:
+def _reason(name: str, error: RuntimeError) -> str:
     """The last line of the trace that a replica left: what it failed for."""
-    found = serve.status().applications.get(APPLICATION)
+    found = serve.status().applications.get(name)
     messages = [item.message for item in found.deployments.values()] if found else []
     lines = [line.strip() for text in (*messages, str(error)) for line in text.splitlines() if "Error: " in line]
     return lines[-1] if lines else str(error).strip().splitlines()[-1]

@@ -83,6 +83,6 @@ def test_a_process_that_dies_at_work_is_replaced(process, detector, sent, reason
 
 def test_a_locator_that_cannot_be_loaded_is_no_file_s_fault(process, detector):
     how = detector.info.preprocessing.model_copy(update={"locator": "yunet"})
-    with pytest.raises(SandboxError, match="no.onnx"):
+    with pytest.raises(SandboxError, match=r"no\.onnx"):
         process.prepare(noise(1), how, False, "no.onnx")
     assert process.prepare(noise(1), detector.info.preprocessing, True).faces

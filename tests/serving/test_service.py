@@ -20,6 +20,7 @@ import ray
 from PIL import Image
 from toy_detector import toy_detector, write_bundle
 
+from blades_dist.client import Client, ServiceProblem
 from blades_dist.config import RayConfig, ServeConfig
 from blades_dist.detect.bundle import load_detector, save_detector
 from blades_dist.raylocal import cluster
@@ -161,13 +162,7 @@ def test_the_shadow_is_counted_and_changes_nothing(service, photos, bundles):
 
 def test_metrics_are_there_for_prometheus(service, photo):
     assert ask(service, photo).status_code == 200
-    names = (
-        "blades_requests",
-        "blades_request_seconds",
-        "blades_decode_seconds",
-        "blades_batch_faces",
-        "blades_p_value",
-    )
+    names = ("requests", "request_seconds", "decode_seconds", "batch_faces", "p_value")
     wait_for(lambda: all(any(f"ray_blades_{name}" in line for line in metrics()) for name in names), metrics)
 
 
@@ -221,6 +216,34 @@ def test_a_damaged_bundle_is_not_taken_up(service, config, photo):
     with pytest.raises(ValueError, match="damaged"):
         update(config)
     assert ask(service, photo).status_code == 200
+
+
+def test_a_replica_that_cannot_load_its_bundle_fails_with_the_reason(service, tmp_path):
+    """Where the one who starts it cannot see the bundle, the replica says it."""
+    from blades_dist.serving import app
+
+    (tmp_path / "x").write_text("no bundle")
+    begin = time.monotonic()
+    with pytest.raises(ValueError, match=r"the service did not start: .*is no detector folder"):
+        app._run(ServeConfig(detector=tmp_path, model_cpus=0.5), "broken", "/broken")
+    assert time.monotonic() - begin < 60
+    app.serve.delete("broken")
+
+
+def test_the_client(service, files, photo):
+    client = Client(service)
+    assert [model["name"] for model in client.models()] == ["default", "other"]
+    assert client.detect(photo, faces="crop", model="other")["faces_from"] == "whole image"
+    many = client.detect_many([photo, b"x"], fpr=0.2)
+    assert many[0]["image"]["faces"][0]["fpr"] == 0.2 and many[1]["problem"]["reason"] == "unreadable"
+    name = client.submit([photo, b"x"])
+    assert client.wait(name, 60)[0]["image"]["sha256"] == many[0]["image"]["sha256"]
+    client.delete(name)
+    with pytest.raises(ServiceProblem, match="404 no_job") as problem:
+        client.job(name)
+    assert problem.value.request_id
+    with ThreadPoolExecutor(40) as pool:  # more than is worked on at once: the client comes again
+        assert all(report["faces"] for report in pool.map(lambda _: client.detect(photo), range(40)))
 
 
 def test_overload_is_refused_at_once(service, photo):
