@@ -1,5 +1,6 @@
 """Detectors behind HTTP on this machine: python jobs/serve.py --config FILE detector=FOLDER port=8000"""
 
+import logging
 import sys
 
 from blades_dist.config import ServeConfig
@@ -9,7 +10,9 @@ from blades_dist.settings import parse
 def main() -> int:
     config = parse(ServeConfig, "serve")
     from blades_dist.raylocal import cluster
-    from blades_dist.serving.app import running, update, wait_for_signal
+    from blades_dist.serving.app import metrics_url, running, update, wait_for_signal
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
     def take_up() -> None:
         try:
@@ -23,6 +26,7 @@ def main() -> int:
             token = " -H 'Authorization: Bearer TOKEN'" if config.authenticated else ""
             print(f"serve: {', '.join(config.bundles)} at {url} (documentation: {url}/openapi.json)")
             print(f"serve: try  curl{token} -F file=@photo.jpg {url}/v1/detect")
+            print(f"serve: metrics for Prometheus at {metrics_url()}")
             print("serve: SIGHUP takes replaced bundles up, Ctrl-C stops it", flush=True)
             wait_for_signal(take_up)
             print("serve: stopping", flush=True)

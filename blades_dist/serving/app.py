@@ -140,6 +140,12 @@ def update(config: ServiceConfig, seconds: float = 120.0) -> None:
             time.sleep(0.1)
 
 
+def metrics_url() -> str:
+    """Where Prometheus reads what this node's replicas count; Ray chooses the port, unless it was given one."""
+    node = next(item for item in ray.nodes() if item["Alive"])
+    return f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+
+
 def check(config: ServiceConfig) -> None:
     """Asks here, in one line, what a replica would else say in a trace.
 

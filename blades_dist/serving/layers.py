@@ -140,6 +140,9 @@ class Gate:
         name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
         if name not in (*LOOPBACK_NAMES, *self.config.allowed_hosts):
             raise Refused(403, "host", "without tokens requests must name localhost or an allowed host")
+        origin = headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != host:
+            raise Refused(403, "origin", "without tokens pages of other sites may not ask")
 
 
 class BodyLimit:

@@ -114,6 +114,9 @@ def test_without_tokens_only_this_machine_may_ask(detector):
         ):
             assert (await client.get("/healthz", headers={"host": host})).status_code == status, host
 
+        for origin, status in (("http://localhost", 200), ("https://evil.example", 403), ("null", 403)):
+            assert (await client.get("/healthz", headers={"origin": origin})).status_code == status, origin
+
     run(detector, elsewhere, address="10.0.0.7")
     run(detector, named, config=small_config(allowed_hosts=["detect.example"]))
 

@@ -16,7 +16,6 @@ import httpx
 import piexif
 import psutil
 import pytest
-import ray
 from PIL import Image
 from toy_detector import toy_detector, write_bundle
 
@@ -298,11 +297,11 @@ def replicas(name):
 
 def metrics():
     """What Prometheus would read."""
-    lines = []
-    for node in ray.nodes():
-        text = httpx.get(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=10).text
-        lines += [line for line in text.splitlines() if not line.startswith("#")]
-    return lines
+    from blades_dist.serving.app import metrics_url
+
+    url = metrics_url()
+    assert url.startswith("http://127.0.0.1:")
+    return [line for line in httpx.get(url, timeout=10).text.splitlines() if not line.startswith("#")]
 
 
 def wait_for(condition, told, seconds=30):
