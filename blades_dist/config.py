@@ -369,11 +369,9 @@ class ExtractConfig(Config):
     gpu: bool = False
 
 
-class CalibrationConfig(Config):
-    """What turns a head on an encoder's features into a detector with operating points."""
+class OperatingConfig(Config):
+    """Where a detector's verdicts begin and end, and how its features are computed."""
 
-    shards: Path = Field(description="shard folder of photographs")
-    output: Path = Field(description="folder of the detector bundle")
     fpr: float = Field(0.05, gt=0, lt=1, description="false-positive rate of the threshold, on the calibration split")
     unsure_fpr: float | None = Field(
         0.10, gt=0, lt=1, description="p-values between fpr and this one get no verdict; None: all get one"
@@ -388,7 +386,7 @@ class CalibrationConfig(Config):
     ray: RayConfig = RayConfig()
 
     @model_validator(mode="after")
-    def _band(self) -> "CalibrationConfig":
+    def _band(self) -> "OperatingConfig":
         if self.unsure_fpr is not None and self.unsure_fpr < self.fpr:
             raise ValueError(f"unsure_fpr: {self.unsure_fpr} is below fpr {self.fpr}; the band reaches upwards from it")
         return self
@@ -401,6 +399,13 @@ class CalibrationConfig(Config):
         for name in value:
             check(name)
         return value
+
+
+class CalibrationConfig(OperatingConfig):
+    """What turns a head on an encoder's features into a detector."""
+
+    shards: Path = Field(description="shard folder of photographs")
+    output: Path = Field(description="folder of the detector bundle")
 
 
 class FitConfig(CalibrationConfig):
@@ -425,6 +430,40 @@ class FitConfig(CalibrationConfig):
         if self.leave_one_out and self.kind != "bc":
             raise ValueError(f"leave_one_out: kind {self.kind} sees no AI face, so there is none to leave out")
         return self
+
+
+Resize = Literal[
+    "area",
+    "bilinear",
+    "bilinear_antialias",
+    "pil_nearest",
+    "pil_lanczos",
+    "pil_bilinear",
+    "pil_bicubic",
+    "pil_box",
+    "pil_hamming",
+]
+
+
+class ImportConfig(OperatingConfig):
+    """Published checkpoints to this project's format, and with photographs to a detector."""
+
+    checkpoint: Path = Field(description="file of tensors and plain values: .pth, .pt or .safetensors")
+    output: Path = Field(description="folder to write: encoder/, and head.safetensors where the file has a head")
+    format: Literal["auto", "blades_oc", "blades_bc", "cnndetection", "univfd", "clip"] = Field(
+        "auto", description="layout of the file; auto: told from its names"
+    )
+    resize: Resize | None = Field(None, description="how crops are resized; None: as docs/imports.md says per format")
+    tokenizer: str | None = Field(
+        None, description="CLIP tokenizer (folder or hub name); with it released files keep their pretext read-outs"
+    )
+    generated_column: Literal[0, 1] = Field(1, description="output of a blades_bc perceptron that means AI-generated")
+    clip: str | None = Field(None, description="Hugging Face name or folder of the CLIP a univfd head was trained on")
+    shards: Path | None = Field(
+        None,
+        description="shard folder of photographs to calibrate a detector on, written to output/detector",
+    )
+    oc: OneClassConfig = OneClassConfig()
 
 
 class EvaluateConfig(Config):

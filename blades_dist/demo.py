@@ -50,12 +50,12 @@ class Demo:
                 self._stage("Ingest: AI-generated faces", self._ingest(generated, False), environment)
             for name, extra in self._encoders().items():
                 self._stage(f"Pretrain: {name} (ray job submit)", self._pretrain(name, extra), environment)
-        detectors = self._detectors(bool(generated))
-        for name, command in detectors.items():
-            self._stage(f"Fit and calibrate: {name}", command)
-        report = self.runs / "report" / "report.html"
-        if generated:
-            self._stage("Evaluate", self._evaluate(detectors))
+            detectors = self._detectors(bool(generated))
+            for name, command in detectors.items():
+                self._stage(f"Fit and calibrate: {name}", command, environment)
+            report = self.runs / "report" / "report.html"
+            if generated:
+                self._stage("Evaluate", self._evaluate(detectors), environment)
         print(f"\nDone in {(time.monotonic() - begin) / 60:.1f} minutes.")
         if generated:
             print(f"Report:   {report}")
@@ -105,12 +105,17 @@ class Demo:
     def _detectors(self, generated: bool) -> dict[str, list[str]]:
         rows = read_manifest(self._shards(True)).rows["train"]
         few = [f"oc.components={max(1, rows // ROWS_PER_COMPONENT)}"] if rows < 10 * ROWS_PER_COMPONENT else []
-        names = {"oc": "pretrain", **{name: name for name in self._encoders() if name != "pretrain"}}
-        commands = {name: self._fit(name, run, *few) for name, run in names.items()}
+        commands = {"oc": self._fit("oc", "pretrain", *few)}
         if generated:
-            # On the embedded data the perceptron sees two families, so that the report shows it on unseen ones too.
-            seen = [] if self.data else ["generators=[autoencoder, gan_transposed]"]
-            commands["bc"] = self._fit("bc", "pretrain", "kind=bc", f"generated={self._shards(False)}", *few, *seen)
+            bc = ["kind=bc", f"generated={self._shards(False)}", *few]
+            families = read_manifest(self._shards(False)).sources
+            # Every generator is judged by a perceptron that has not seen it, where there are others to train on.
+            commands["bc"] = self._fit("bc", "pretrain", *bc, *(["leave_one_out=true"] if len(families) > 1 else []))
+        for kind in ("mahalanobis", "knn"):
+            commands[kind] = self._fit(kind, "pretrain", f"kind={kind}")
+        for name in self._encoders():
+            if name != "pretrain":
+                commands[name] = self._fit(name, name, *few)
         return commands
 
     def _fit(self, name: str, run: str, *extra: str) -> list[str]:

@@ -1,4 +1,7 @@
-"""Tables, plots and report of detectors: python jobs/evaluate.py --config FILE key=value ..."""
+"""Tables, plots and report of detectors: python jobs/evaluate.py --config FILE key=value ... [--equalise]
+
+--equalise   brings both sides of the test set into one and the same container first (equalise=true)
+"""
 
 import sys
 
@@ -7,11 +10,20 @@ from blades_dist.settings import parse
 
 
 def main() -> int:
-    config = parse(EvaluateConfig, "evaluate")
-    from blades_dist.evaluate.run import EvaluationError, evaluate  # torch loads after --help and config errors
+    arguments = ["equalise=true" if item == "--equalise" else item for item in sys.argv[1:]]
+    config = parse(EvaluateConfig, "evaluate", arguments, __doc__)
+    # torch and Ray load after --help and configuration errors.
+    from blades_dist.evaluate.inputs import EvaluationError, open_inputs
+    from blades_dist.evaluate.run import evaluate
+    from blades_dist.raylocal import cluster
+
+    def say(text: str) -> None:
+        print(f"evaluate: {text}", file=sys.stderr, flush=True)
 
     try:
-        evaluate(config)
+        open_inputs(config)  # what is wrong is told before a cluster is started
+        with cluster(config.ray):
+            evaluate(config, say)
     except (EvaluationError, OSError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2

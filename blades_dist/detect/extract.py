@@ -70,6 +70,14 @@ def extract(requests: Sequence[Request], config: ExtractConfig, say: Callable[[s
         FileNotFoundError: no shard set or encoder where a request says.
         ValueError: an empty split, an unknown view, a damaged shard, or features that are not finite.
     """
+    planned = compute(requests, config, say)
+    return [_read(request, units) for request, units in zip(requests, planned, strict=True)]
+
+
+def compute(
+    requests: Sequence[Request], config: ExtractConfig, say: Callable[[str], None] = print
+) -> list[list["_Unit"]]:
+    """Sees to it that the files of all requests are there, without reading them; see ``extract``."""
     for request in requests:
         check(request.view)
     digests = {folder: encoder_digest(folder) for folder in {request.encoder for request in requests}}
@@ -77,7 +85,7 @@ def extract(requests: Sequence[Request], config: ExtractConfig, say: Callable[[s
     missing = {unit.target: unit for units in planned for unit in units if not Path(unit.target).is_file()}
     if missing:
         _compute(list(missing.values()), config, say)
-    return [_read(request, units) for request, units in zip(requests, planned, strict=True)]
+    return planned
 
 
 def _plan(request: Request, encoder: str, config: ExtractConfig) -> list[_Unit]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 import blades_dist
-from blades_dist.config import CalibrationConfig, FitConfig
+from blades_dist.config import CalibrationConfig, FitConfig, ImportConfig, OperatingConfig
 from blades_dist.data.records import Manifest, read_manifest
 from blades_dist.detect.bundle import save_detector
 from blades_dist.detect.calibrate import Calibration, calibrate, check_supported, measure, wilson
@@ -29,6 +29,8 @@ from blades_dist.detect.info import (
     Training,
 )
 from blades_dist.models.export import FrozenEncoder, encoder_digest, load_encoder, open_encoder, save_encoder
+from blades_dist.models.imported import ENCODER as IMPORTED_ENCODER
+from blades_dist.models.imported import load_import
 from blades_dist.tasks import TAGS
 
 FIT, CALIBRATE, MEASURE = "train", "calibration", "val"  # the test split stays untouched for the evaluate job
@@ -79,6 +81,29 @@ def fit_detector(config: FitConfig, say: Say = print) -> dict[str, DetectorInfo]
         index = {name: f"without-{name}" for name in sorted(set(generated.sources))}
         (config.output / LEAVE_ONE_OUT).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     return written
+
+
+def calibrate_import(config: ImportConfig, say: Say = print) -> DetectorInfo:
+    """The detector of an import that was written to ``config.output``, as ``config.output/detector``: its own head
+    calibrated on ``config.shards``, or where the file had none a mixture fitted to them.
+
+    Needs a connection to Ray.
+
+    Raises:
+        OSError, ValueError: as ``fit_detector``.
+    """
+    assert config.shards is not None
+    imported, output = load_import(config.output), config.output / "detector"
+    encoder = config.output / IMPORTED_ENCODER
+    given = {name: getattr(config, name) for name in OperatingConfig.model_fields}
+    if imported.head is None or imported.head_kind is None:
+        fit = FitConfig(encoder=str(encoder), shards=config.shards, output=output, oc=config.oc, **given)
+        return fit_detector(fit, say)[output.name]
+    calibration = CalibrationConfig(shards=config.shards, output=output, **given)
+    check_inputs(calibration, encoder)
+    real = real_faces(calibration, encoder, say, fit=False)
+    fitted = Fitted(imported.head_kind, imported.head)
+    return save_detector(output, assemble(calibration, imported.encoder, real, fitted))
 
 
 def check_inputs(config: CalibrationConfig, encoder: Path) -> None:

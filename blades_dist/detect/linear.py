@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from scipy.special import expit
 from torch import Tensor
 
+from blades_dist.detect.arrays import check_features, checked, shapes
+
 
 @dataclass(frozen=True)
 class LinearHead:
@@ -30,8 +32,7 @@ class LinearHead:
         Raises:
             ValueError: features of another width.
         """
-        if features.ndim != 2 or features.shape[1] != self.dimensions:
-            raise ValueError(f"expected features (n, {self.dimensions}), got {features.shape}")
+        check_features(features, self.dimensions)
         weight, bias = self._copies
         return -F.linear(torch.tensor(features, dtype=torch.float64), weight[None], bias)[:, 0].numpy()
 
@@ -55,16 +56,10 @@ class LinearHead:
         Raises:
             ValueError: a parameter is missing, not finite, not float64, of another shape, or no temperature.
         """
-        try:
-            stored = {name: tensors[name] for name in ("weight", "bias", "temperature")}
-        except KeyError as error:
-            raise ValueError(f"linear head parameter {error} is missing") from None
-        for name, value in stored.items():
-            if value.dtype != np.float64 or not np.isfinite(value).all():
-                raise ValueError(f"linear head parameter {name!r} is not finite float64")
-        shapes = {name: value.shape for name, value in stored.items()}
-        if stored["weight"].ndim != 1 or not stored["weight"].size or shapes["bias"] != (1,):
-            raise ValueError(f"linear head parameters have shapes {shapes}, expected weight (D,) and bias (1,)")
-        if shapes["temperature"] != (1,) or stored["temperature"][0] <= 0:
-            raise ValueError(f"linear head temperature {stored['temperature']} is not one positive number")
-        return cls(stored["weight"], stored["bias"], float(stored["temperature"][0]))
+        found = checked("linear head", tensors, ("weight", "bias", "temperature"))
+        temperature = found["temperature"]
+        if found["weight"].ndim != 1 or not found["weight"].size or found["bias"].shape != (1,):
+            raise ValueError(f"linear head parameters do not fit each other: {shapes(found)}")
+        if temperature.shape != (1,) or temperature[0] <= 0:
+            raise ValueError(f"linear head parameter 'temperature' is {temperature}, expected one positive number")
+        return cls(found["weight"], found["bias"], float(temperature[0]))

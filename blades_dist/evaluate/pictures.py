@@ -1,104 +1,99 @@
-"""The pictures of a report: plots of every detector, and the faces that the main one places worst."""
+"""The pictures of a report: plots of every detector, and the faces that one places worst."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from blades_dist.data.records import read_manifest
 from blades_dist.data.thumbnails import thumbnail
-from blades_dist.detect.bundle import Detector
-from blades_dist.detect.features import FeatureSet
-from blades_dist.evaluate import plots, report, tables
-from blades_dist.evaluate.scoring import SPLIT, Scored, Sides
+from blades_dist.evaluate import comparison_plots, plots, projection, report
+from blades_dist.evaluate.answers import Answers
+from blades_dist.evaluate.assess import Assessment
+from blades_dist.evaluate.pretraining_run import Weights
 from blades_dist.figures import Plot, plot
 
 WORST = 8  # mistakes shown of each side
 THUMBNAIL = 160  # pixels a side at most
-PROJECTED = 1000  # faces in the projection at most
-UNITS = {"oc": "log-likelihood in nats", "bc": "log-odds in nats"}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A detector to draw: ``threshold`` of its scores (None: none that holds for all), ``unit`` of them in words."""
+
+    assessment: Assessment
+    threshold: float | None
+    unit: str
 
 
 def draw(
-    scored: Mapping[str, Scored],
-    assessments: Mapping[str, tables.Assessment],
-    main: Sides,
-    weights: report.Weights | None,
-    confidence: float,
-    seed: int,
+    subjects: Mapping[str, Subject],
+    projected: projection.Projection | None = None,
+    weights: Weights | None = None,
+    confidence: float = 0.95,
 ) -> list[Plot]:
-    """ROC and scores of every detector, the weights if known, and the features of the main (first) detector."""
-    drawn = []
-    for i, (name, s) in enumerate(scored.items()):
-        stem = f"{i + 1}-{re.sub(r'[^A-Za-z0-9_-]+', '_', name)}"
-        title, unit = f"ROC of {name}", UNITS[s.detector.info.kind]
-        roc = (plots.plot_roc, s.real, s.generated, assessments[name], title, confidence)
-        caption = f"{title}: each generator against all photographs, with AUC and its interval."
-        drawn.append(plot(f"roc-{stem}", caption, *roc, detector=name))
-        title = f"Scores of {name}"
-        threshold = s.detector.threshold()
-        scores = (plots.plot_scores, s.real, s.generated, threshold, title, unit)
+    """Comparisons of all detectors, the main (first) one's features, the weights, then ROC and scores of each."""
+    assessments = {name: subject.assessment for name, subject in subjects.items()}
+    drawn = _comparisons(assessments, confidence)
+    if projected is not None:
+        title = f"{projected.method} of the features of {next(iter(subjects))}"
         caption = (
-            f"{title}: {unit}, right is more like a photograph; what scores left of the dashed threshold is flagged. "
-            "The outermost bins also hold what lies beyond the range shown."
+            f"{title}, {len(projected.points)} faces. Distances between far groups mean nothing in such a picture."
         )
-        drawn.append(plot(f"scores-{stem}", caption, *scores, detector=name))
+        shown = (projected.points, projected.groups, projected.method, title)
+        drawn.append(plot("features", caption, projection.plot_projection, *shown))
     if weights is not None and weights.history:
         caption = "Task weights λ over pretraining; the legend gives where each ended."
         drawn.append(plot("weights", caption, plots.plot_weights, weights.history, weights.names))
-    points, groups, method = _projection(main, seed)
-    title = f"{method} of the features of {next(iter(scored))}"
-    caption = f"{title}, {len(points)} faces. Distances between far groups mean nothing in such a picture."
-    drawn.append(plot("features", caption, plots.plot_projection, points, groups, method, title))
+    for i, (name, subject) in enumerate(subjects.items()):
+        drawn += _own(f"{i + 1}-{re.sub(r'[^A-Za-z0-9_-]+', '_', name)}", name, subject, confidence)
     return drawn
 
 
-def _projection(sides: Sides, seed: int) -> tuple[np.ndarray, list[str], str]:
-    """A fair sample of both sides, projected together: (n, 2), the side of each, the method."""
-    features = np.concatenate([sides.real.features, sides.generated.features])
-    groups = [plots.REAL] * len(sides.real) + sides.generated.sources
-    kept = np.sort(np.random.default_rng(seed).permutation(len(features))[:PROJECTED])
-    points, method = plots.project(features[kept], seed)
-    order = {name: i for i, name in enumerate([plots.REAL, *sides.rows])}
-    by_side = sorted(range(len(kept)), key=lambda i: order[groups[kept[i]]])
-    return points[by_side], [groups[kept[i]] for i in by_side], method
-
-
-def worst_fakes(folder: Path, main: Scored, sides: Sides) -> list[report.Mistake]:
-    """The generated faces that score most like photographs, from shard folder ``folder``."""
-    scores = main.detector.score(sides.generated.features)
-    return _mistakes(folder, main.detector, sides.generated, scores, np.argsort(-scores, kind="stable")[:WORST])
-
-
-def worst_photographs(folder: Path, main: Scored, sides: Sides) -> list[report.Mistake]:
-    """The photographs that score least like photographs, from shard folder ``folder``."""
-    return _mistakes(folder, main.detector, sides.real, main.real, np.argsort(main.real, kind="stable")[:WORST])
-
-
-def _mistakes(
-    folder: Path, detector: Detector, faces: FeatureSet, scores: np.ndarray, rows: np.ndarray
+def worst(
+    side: Literal["photographs", "generated"],
+    answers: Answers,
+    ids: Sequence[str],
+    sources: Sequence[str],
+    paths: Sequence[str],
+    load: Callable[[set[str]], Mapping[str, bytes]],
 ) -> list[report.Mistake]:
-    crops = _crops(folder, {faces.ids[i] for i in rows})
-    p_values, flags = detector.p_values(scores[rows]), detector.is_generated(scores[rows])
+    """The photographs that score least like photographs, or the generated faces that score most like them.
+
+    ``ids``, ``sources``, ``paths`` belong to ``answers`` one by one; ``load`` gives stored images by id.
+
+    Raises:
+        ValueError: not as many ids, sources and paths as answers, or a stored image that cannot be decoded.
+    """
+    if not len(answers) == len(ids) == len(sources) == len(paths):
+        raise ValueError(
+            f"{len(answers)} answers need as many ids, sources and paths, got {len(ids)}, {len(sources)}, {len(paths)}"
+        )
+    sign = 1 if side == "photographs" else -1
+    rows = np.argsort(sign * answers.scores, kind="stable")[:WORST]
+    stored = load({ids[i] for i in rows})
     return [
         report.Mistake(
-            picture=thumbnail(crops[faces.ids[i]], THUMBNAIL),
-            source=faces.sources[i],
-            path=faces.paths[i],
-            score=float(scores[i]),
-            p_value=float(p),
-            flagged=bool(flag),
+            picture=thumbnail(stored[ids[i]], THUMBNAIL),
+            source=sources[i],
+            path=paths[i],
+            score=float(answers.scores[i]),
+            p_value=None if answers.p_values is None else float(answers.p_values[i]),
+            flagged=bool(answers.called[i]),
+            unsure=bool(answers.unsure[i]),
         )
-        for i, p, flag in zip(rows, p_values, flags, strict=True)
+        for i in rows
     ]
 
 
-def _crops(folder: Path, ids: set[str]) -> dict[str, bytes]:
-    """Stored images of some faces; reads pictures only of the row groups that hold one."""
+def crops(folder: Path, split: str, ids: set[str]) -> dict[str, bytes]:
+    """Stored images of some faces of a shard set; reads pictures only of the row groups that hold one."""
     found: dict[str, bytes] = {}
-    for shard in read_manifest(folder).split(SPLIT):
+    for shard in read_manifest(folder).split(split):
         with pq.ParquetFile(folder / shard.name) as file:
             for group in range(file.num_row_groups):
                 if ids.isdisjoint(file.read_row_group(group, columns=["id"])["id"].to_pylist()):
@@ -106,3 +101,38 @@ def _crops(folder: Path, ids: set[str]) -> dict[str, bytes]:
                 rows = file.read_row_group(group, columns=["id", "image"]).to_pylist()
                 found |= {row["id"]: row["image"] for row in rows if row["id"] in ids}
     return found
+
+
+def _comparisons(assessments: Mapping[str, Assessment], confidence: float) -> list[Plot]:
+    drawn = []
+    if len(assessments) > 1:
+        caption = "ROC of all detectors, generator by generator, and averaged over generators at equal FPR."
+        drawn.append(plot("roc-all", caption, comparison_plots.plot_all_roc, assessments, confidence))
+    if any(found.reliability for found in assessments.values()):
+        caption = (
+            "Reliability: share of AI-generated images against the probability given to them, 15 bins with bootstrap "
+            "intervals; on the dotted line a probability means what it says. Sides count one half each."
+        )
+        drawn.append(plot("reliability", caption, comparison_plots.plot_reliability, assessments))
+    if any(found.p_error for found in assessments.values()):
+        caption = (
+            "False-positive rate measured on the test photographs against the nominal one, both logarithmic, with "
+            "Wilson's band a rate; dots are the four operating points. On the dotted line p-values keep their promise, "
+            "above it too many photographs are flagged. Rates below the axis are drawn at its edge."
+        )
+        drawn.append(plot("p-values", caption, comparison_plots.plot_p_values, assessments, confidence))
+    return drawn
+
+
+def _own(stem: str, name: str, subject: Subject, confidence: float) -> Iterable[Plot]:
+    title = f"ROC of {name}"
+    caption = f"{title}: each generator against all photographs, with AUC and its interval."
+    yield plot(f"roc-{stem}", caption, plots.plot_roc, subject.assessment, title, confidence, detector=name)
+    title = f"Scores of {name}"
+    cut = "" if subject.threshold is None else "; what scores left of the dashed threshold is flagged"
+    caption = (
+        f"{title}: {subject.unit}, right is more like a photograph{cut}. "
+        "The outermost bins also hold what lies beyond the range shown."
+    )
+    scores = (subject.assessment.pairs, subject.threshold, title, subject.unit)
+    yield plot(f"scores-{stem}", caption, plots.plot_scores, *scores, detector=name)

@@ -1,65 +1,23 @@
 """What an evaluation found, as one self-contained HTML page and as JSON: the same numbers in both."""
 
 import html
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from markupsafe import Markup
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from blades_dist import page
-from blades_dist.evaluate.metrics import Estimate
-from blades_dist.evaluate.parity import ALL, LEAK, NOT_AUDITED, Audit, Distribution
-from blades_dist.evaluate.tables import RANKING, Assessment, Table, show
+from blades_dist.evaluate.assess import RANKING, Assessment
+from blades_dist.evaluate.calibration_error import Reliability
+from blades_dist.evaluate.estimate import Estimate
+from blades_dist.evaluate.forms import SIGNED, Cell, PValue, Table, show
+from blades_dist.evaluate.parity import ALL, LEAK, Audit, Distribution
+from blades_dist.evaluate.pretraining_run import Pretext, Weights
 from blades_dist.figures import Plot
 
-SCHEMA_VERSION = 1
-WEIGHTS = "weights.json"
-VALIDATION = "validation.json"
-
-
-class _File(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-Content = TypeVar("Content", bound=_File)
-
-
-class Weights(_File):
-    """``weights.json`` of a pretraining run: (step, K weights) for the K named tasks."""
-
-    names: list[str]
-    history: list[tuple[int, list[float]]]
-
-
-class CoarseAuc(_File):
-    """AUC of telling manipulated from photographic faces."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-
-
-class TaskAccuracy(_File):
-    """Accuracy of one EXIF task, and that of always naming the most frequent class."""
-
-    accuracy: float | None
-    low: float | None
-    high: float | None
-    majority: float | None
-    n: int
-
-
-class Pretext(_File):
-    """``validation.json`` of a pretraining run."""
-
-    coarse_auc: CoarseAuc
-    tasks: dict[str, TaskAccuracy]
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -70,27 +28,46 @@ class Mistake:
     source: str
     path: str
     score: float
-    p_value: float
+    p_value: float | None
     flagged: bool
+    unsure: bool
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is to be known of a detector beside its numbers; ``threshold`` None: calibrated on too few to flag any."""
+    """What is to be known of a detector beside its numbers.
+
+    Attributes:
+        kind: in words.
+        threshold: of its scores; None: there is none that holds for all, ``note`` says why.
+        nominal_fpr, calibrated_on: what its operating point promises, from how many photographs; None: nothing.
+        bundle: where it came from, with its identity.
+        encoder: identity of what computed its features.
+        not_held_out: generators of this test that it was trained on.
+        note: a sentence on how to read its numbers, such as that it was judged leaving one generator out.
+        training: figures of its training worth a look, name to text.
+        provenance: everything that is recorded of its making, plain JSON values.
+    """
 
     kind: str
     threshold: float | None
-    nominal_fpr: float
-    calibrated_on: int
+    nominal_fpr: float | None
+    calibrated_on: int | None
     bundle: str
     encoder: str
     not_held_out: tuple[str, ...]
     provenance: dict[str, Any]
+    note: str = ""
+    training: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything a report is made of; the first detector is the main one."""
+    """Everything a report is made of; the first detector is the main one.
+
+    ``audit`` is of what was evaluated; ``audit_before`` of the test set before both sides were re-encoded alike, None
+    where they were not.
+    """
 
     created: str
     simulated: str | None
@@ -104,6 +81,7 @@ class Evaluation:
     confidence: float
     config: dict[str, Any]
     versions: dict[str, str]
+    audit_before: Audit | None = None
     weights: Weights | None = None
     pretext: Pretext | None = None
     plots: Sequence[Plot] = ()
@@ -133,28 +111,6 @@ class Evaluation:
         return f"Measured on {counted}. Nothing marks them as simulated."
 
 
-def read_run(folder: Path) -> tuple[Weights, Pretext | None]:
-    """Weight trajectories and, if there, pretext accuracies of a pretraining run's folder.
-
-    Raises:
-        FileNotFoundError: the folder holds no ``weights.json``.
-        ValueError: one of the files is not what it should be.
-    """
-    if not (folder / WEIGHTS).is_file():
-        raise FileNotFoundError(f"{folder / WEIGHTS} is missing: {folder} is not the folder of a pretraining run")
-    weights = _read(Weights, folder / WEIGHTS)
-    if any(len(values) != len(weights.names) for _, values in weights.history):
-        raise ValueError(f"{folder / WEIGHTS}: a step has not {len(weights.names)} weights, one a name")
-    return weights, _read(Pretext, folder / VALIDATION) if (folder / VALIDATION).is_file() else None
-
-
-def _read(kind: type[Content], file: Path) -> Content:
-    try:
-        return kind.model_validate_json(file.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not readable as {kind.__name__}: {error}") from None
-
-
 # JSON ----------------------------------------------------------------------------------------------------------------
 
 
@@ -172,6 +128,7 @@ def results(evaluation: Evaluation) -> dict[str, Any]:
             "remarks": evaluation.remarks,
         },
         "audit": _audit_results(evaluation.audit),
+        "audit_before": _audit_results(evaluation.audit_before) if evaluation.audit_before else None,
         "detectors": {
             name: _assessment_results(found, evaluation.confidence) | {"facts": asdict(evaluation.facts[name])}
             for name, found in evaluation.assessments.items()
@@ -187,7 +144,7 @@ def results(evaluation: Evaluation) -> dict[str, Any]:
         "config": evaluation.config,
         "versions": evaluation.versions,
     }
-    return _without_nan(plain)
+    return page.without_nan(plain)
 
 
 def _audit_results(audit: Audit) -> dict[str, Any]:
@@ -199,7 +156,7 @@ def _audit_results(audit: Audit) -> dict[str, Any]:
         "container_auc": {name: asdict(estimate) for name, estimate in audit.container_auc.items()},
         "photographs": asdict(audit.real),
         "generators": {name: asdict(side) for name, side in audit.generators.items()},
-        "not_audited": list(NOT_AUDITED),
+        "not_audited": list(audit.not_audited),
     }
 
 
@@ -211,17 +168,38 @@ def _assessment_results(found: Assessment, confidence: float) -> dict[str, Any]:
         }
         for metric, values in found.ranked.items()
     }
-    rates = {"accuracy": found.accuracy, "detected": found.detected, "confusion": found.confusion}
-    plain = {key: {name: asdict(value) for name, value in values.items()} for key, values in rates.items()}
-    return {"ranking": {name: ranked[name] for name in RANKING}, **plain}
+    return {
+        "own_heads": found.own_heads,
+        "ranking": {name: ranked[name] for name in RANKING},
+        "accuracy": {"mean": asdict(found.mean_accuracy), "generators": _plain(found.accuracy)},
+        "detected": _plain(found.detected),
+        "confusion": _plain(found.confusion),
+        "unsure": {
+            "mean": asdict(found.mean_unsure),
+            "photographs": asdict(found.unsure_photographs),
+            "generators": _plain(found.unsure),
+        },
+        "called": {
+            "photographs": asdict(found.called_photographs),
+            "generators": _plain(found.called),
+        },
+        "probability": _reliability_results(found.reliability) if found.reliability else None,
+        "p_values": {
+            "largest_error": asdict(found.p_error),
+            "fpr": {f"{nominal:g}": asdict(rate) for nominal, rate in found.fpr.items()},
+        }
+        if found.p_error
+        else None,
+    }
 
 
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _reliability_results(found: Reliability) -> dict[str, Any]:
+    bins = {name: getattr(found, name).tolist() for name in ("predicted", "observed", "low", "high", "weight")}
+    return {"ece": asdict(found.ece), "brier": asdict(found.brier), "bins": bins}
+
+
+def _plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {name: asdict(value) for name, value in estimates.items()}
 
 
 # HTML ----------------------------------------------------------------------------------------------------------------
@@ -231,27 +209,30 @@ def to_html(evaluation: Evaluation) -> str:
     """The report: one page that needs nothing but itself, and runs no script."""
     environment = page.environment("blades_dist.evaluate")
     environment.filters |= {
-        "estimate": _estimate,
+        "cell": cell,
         "spread": _spread,
-        "codecs": _codecs,
-        "pretty": _pretty,
+        "counts": _counts,
+        "words": _words,
     }
     return environment.get_template("report.html.j2").render(
-        e=evaluation, audit=evaluation.audit, all=ALL, leak=LEAK, not_audited=NOT_AUDITED
+        e=evaluation,
+        audit=evaluation.audit,
+        all=ALL,
+        leak=LEAK,
+        not_audited=evaluation.audit.not_audited,
+        signed=SIGNED,
     )
 
 
-def _pretty(value: Any) -> str:
-    return json.dumps(_without_nan(value), indent=1, ensure_ascii=False, default=str)
-
-
-def _estimate(estimate: Estimate, percent: bool = False, signed: bool = False) -> Markup:
+def cell(found: Cell, percent: bool = False, signed: bool = False) -> Markup:
     """The value as shown, with the exact one beside it for whoever reads the page by machine."""
-    text = show(estimate, percent, signed)
-    if math.isnan(estimate.value):
+    text = show(found, percent, signed)
+    if math.isnan(found.value):
         return Markup('<span class="none">n/a</span>')
+    exact = html.escape(repr(float(found.value)))
+    if isinstance(found, PValue):
+        return Markup(f'<data value="{exact}">{html.escape(text)}</data>')
     value, _, bounds = text.partition(" ")
-    exact = html.escape(repr(float(estimate.value)))
     return Markup(f'<data value="{exact}">{html.escape(value)}</data> <small>{html.escape(bounds)}</small>')
 
 
@@ -263,5 +244,22 @@ def _spread(side: Distribution, name: str) -> str:
     return low if low == high else f"{low} / {median} / {high}"
 
 
-def _codecs(side: Distribution) -> str:
-    return ", ".join(f"{name} {100 * count / side.n:.0f}%" for name, count in side.codecs.items())
+def _counts(counts: Mapping[str, int], n: int, shown: int = 3) -> str:
+    """The most frequent values with their shares, and how many others there are."""
+    if not counts:
+        return "none"
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    named = [f"{_short(name)} {100 * count / n:.0f}%" for name, count in ordered[:shown]]
+    rest = ordered[shown:]
+    others = [f"{len(rest)} more {100 * sum(count for _, count in rest) / n:.0f}%"] if rest else []
+    return ", ".join([*named, *others])
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 20 else name[:17] + "…"  # digests are told apart by their beginning
+
+
+def _words(name: str) -> str:
+    """A recorded fact's name for people."""
+    words = name.replace("_", " ").replace("jpeg", "JPEG").replace("icc", "ICC")
+    return f"{words}, px" if words.endswith(("width", "height")) else words

@@ -1,44 +1,34 @@
 """The evaluation of any number of detectors on one test set: audit, scores, tables, plots, report."""
 
 import datetime
-import importlib.metadata
 import json
 import os
-import platform
-import re
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from blades_dist import __version__
 from blades_dist.config import EvaluateConfig
-from blades_dist.data.records import Manifest, read_manifest
-from blades_dist.data.simulation.generators import FAMILIES
-from blades_dist.detect.bundle import Detector, load_detector
-from blades_dist.evaluate import parity, pictures, report, scoring, tables
-from blades_dist.evaluate.scoring import SPLIT, Scored, Sides
-
-Loaded = TypeVar("Loaded")
-
-
-class EvaluationError(ValueError):
-    """What was given cannot be evaluated; the message names the configuration key and what to do."""
+from blades_dist.evaluate import forms, parity, pictures, projection, report, tables
+from blades_dist.evaluate.answers import Answers, join
+from blades_dist.evaluate.assess import Assessment, assess, photographs
+from blades_dist.evaluate.candidates import Candidate
+from blades_dist.evaluate.inputs import named, open_inputs, prepare
+from blades_dist.evaluate.remarks import facts, remarks, simulated, versions
+from blades_dist.evaluate.scoring import SPLIT, About, Features, Judged, TestSet, about, judge
 
 
-def evaluate(config: EvaluateConfig) -> Path:
+def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Path:
     """Audits the test set, evaluates every detector on it, prints the tables and writes the report.
 
-    The real side is the test split of ``config.shards``, the other that of ``config.generated``, by source. Written to
-    ``config.output``: report.html, results.json, tables.md, tables.csv, tables.tex, plots/*.png; an earlier report
-    there is replaced, and only once the new one is whole.
+    The test set is ``config.testset``, or the test splits of ``config.shards`` and ``config.generated``, by source;
+    with ``config.equalise`` both sides go through one and the same container first. Needs a connection to Ray. Written
+    to ``config.output``: report.html, results.json, tables.md, tables.csv, tables.tex, plots/*.png; an earlier report
+    there is replaced, and only once the new one is whole. ``say`` gets lines of progress.
 
     Returns:
         The path of report.html.
@@ -46,162 +36,94 @@ def evaluate(config: EvaluateConfig) -> Path:
     Raises:
         EvaluationError: a bundle, shard set or run folder is missing, damaged or of the wrong kind.
     """
-    photographs, detectors, weights, pretext = _inputs(config)
-    real, generated = _named("shards or generated", partial(_containers, config))
-    audit = parity.audit(real, generated, config.bootstrap, config.confidence, config.seed)
-    print(audit.verdict() + "\n", flush=True)
-    sides = _named("shards or generated", partial(scoring.features, config, detectors))
-    scored = {
-        name: _named(f"detectors.{name}", partial(scoring.score, detector, sides[name]))
-        for name, detector in detectors.items()
+    inputs = open_inputs(config)
+    prepared = named("testset, shards or generated", partial(prepare, config, inputs, say))
+    test, people = prepared.test, named("shards or generated", partial(about, prepared.test))
+    audits = [_audit(config, folders) for folders in ([prepared.before] if prepared.before else []) + [test]]
+    for audit in audits:
+        print(audit.verdict() + "\n", flush=True)
+    features = named("shards or generated", partial(Features, inputs.candidates.values(), test, config.extract, say))
+    judged = {
+        name: named(f"detectors.{name}", partial(judge, name, candidate, features, people, say))
+        for name, candidate in inputs.candidates.items()
     }
     assessments = {
-        name: tables.assess(
-            s.real, s.generated, s.real_flags, s.generated_flags, config.bootstrap, config.confidence, config.seed
-        )
-        for name, s in scored.items()
+        name: assess(found.pairs, config.bootstrap, config.confidence, config.seed) for name, found in judged.items()
     }
-    main = next(iter(scored))
+    main = next(iter(judged))
+    subjects = {name: pictures.Subject(assessments[name], one.threshold, one.unit) for name, one in judged.items()}
     found = report.Evaluation(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        simulated=_simulated(config, sides[main]),
-        photographs=dict(Counter(sides[main].real.sources)),
-        generated={name: len(rows) for name, rows in sides[main].rows.items()},
-        remarks=_remarks(detectors, sides[main], photographs),
-        audit=audit,
+        simulated=simulated(prepared.sources, people),
+        photographs=dict(Counter(people.real.sources)),
+        generated={name: len(rows) for name, rows in people.rows.items()},
+        remarks=[*prepared.remarks, *remarks(inputs.candidates, prepared, people)],
+        audit=audits[-1],
+        audit_before=audits[0] if prepared.before else None,
         assessments=assessments,
-        facts={name: _facts(config.detectors[name], s, sides[name]) for name, s in scored.items()},
+        facts={name: facts(candidate, judged[name], people) for name, candidate in inputs.candidates.items()},
         tables=tables.build_tables(assessments, config.confidence),
         confidence=config.confidence,
         config=config.model_dump(mode="json"),
-        versions=_versions(),
-        weights=weights,
-        pretext=pretext,
-        plots=pictures.draw(scored, assessments, sides[main], weights, config.confidence, config.seed),
-        passed_fakes=pictures.worst_fakes(config.generated, scored[main], sides[main]),
-        doubted_photographs=pictures.worst_photographs(config.shards, scored[main], sides[main]),
+        versions=versions(),
+        weights=inputs.weights,
+        pretext=inputs.pretext,
+        plots=pictures.draw(
+            subjects, _projected(config, inputs.candidates, features, people), inputs.weights, config.confidence
+        ),
+        passed_fakes=_worst_fakes(test, judged[main], people),
+        doubted_photographs=_worst_photographs(test, assessments[main], people),
     )
     page = _write(found, config.output)
-    for line in (found.data_sentence(), *found.remarks, "", tables.to_text(found.tables), found.headline()):
+    for line in (found.data_sentence(), *found.remarks, "", forms.to_text(found.tables), found.headline()):
         print(line)
     print(f"report: {page}", flush=True)
     return page
 
 
-# Inputs --------------------------------------------------------------------------------------------------------------
+def _audit(config: EvaluateConfig, test: TestSet) -> parity.Audit:
+    generated = parity.read_containers(test.generated, SPLIT)
+    sources = np.array(generated["source"].to_pylist())
+    by_source = {str(name): generated.filter(sources == name) for name in sorted(set(sources))}
+    real = parity.read_containers(test.real, SPLIT)
+    return parity.audit(real, by_source, config.bootstrap, config.confidence, config.seed)
 
 
-def _inputs(
-    config: EvaluateConfig,
-) -> tuple[Manifest, dict[str, Detector], report.Weights | None, report.Pretext | None]:
-    """Everything that can be missing or wrong, looked at before anything takes time."""
-    if config.output.exists() and not config.output.is_dir():
-        raise EvaluationError(f"output: {config.output} is not a folder")
-    photographs = _named("shards", partial(_manifest, config.shards, "photographs"))
-    _named("generated", partial(_manifest, config.generated, "generated"))
-    detectors = {
-        name: _named(f"detectors.{name}", partial(load_detector, folder)) for name, folder in config.detectors.items()
-    }
-    if config.history is None:
-        return photographs, detectors, None, None
-    return photographs, detectors, *_named("history", partial(report.read_run, config.history))
-
-
-def _named(key: str, load: Callable[[], Loaded]) -> Loaded:
-    try:
-        return load()
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"{key}: {error}") from None
-
-
-def _manifest(folder: Path, kind: str) -> Manifest:
-    manifest = read_manifest(folder)
-    if manifest.kind != kind:
-        raise ValueError(f"{folder} holds {manifest.kind}, not {kind}")
-    manifest.split(SPLIT)  # complains where it is empty
-    return manifest
-
-
-def _containers(config: EvaluateConfig) -> tuple[pa.Table, dict[str, pa.Table]]:
-    generated = parity.read_containers(config.generated, SPLIT)
-    names = sorted(set(generated["source"].to_pylist()))
-    by_source = {name: generated.filter(pc.equal(generated["source"], name)) for name in names}
-    return parity.read_containers(config.shards, SPLIT), by_source
-
-
-# What is told beside the numbers -------------------------------------------------------------------------------------
-
-
-def _facts(bundle: Path, scored: Scored, sides: Sides) -> report.Facts:
-    info, threshold = scored.detector.info, scored.detector.threshold()
-    return report.Facts(
-        kind="one-class (oc)" if info.kind == "oc" else "binary (bc)",
-        threshold=threshold if np.isfinite(threshold) else None,
-        nominal_fpr=info.fpr,
-        calibrated_on=info.calibration.n,
-        bundle=f"{bundle} (id {scored.detector.id[:16]})",
-        encoder=info.provenance.encoder_digest[:16],
-        not_held_out=tuple(sorted(set(info.training.generated) & set(sides.rows))),
-        provenance=info.provenance.model_dump(mode="json"),
+def _projected(
+    config: EvaluateConfig, candidates: Mapping[str, Candidate], features: Features, people: About
+) -> projection.Projection | None:
+    """Of the first detector that has features of its own."""
+    bundles = next((candidate.bundles for candidate in candidates.values() if candidate.bundles), None)
+    if bundles is None:
+        return None
+    real, generated = (
+        features.of(bundles[0], folder).plain.features for folder in (features.test.real, features.test.generated)
     )
+    by_source = {name: generated[rows] for name, rows in people.rows.items()}
+    return projection.project(real, by_source, config.projection, config.seed)
 
 
-def _remarks(detectors: Mapping[str, Detector], sides: Sides, photographs: Manifest) -> list[str]:
-    """What a reader must know before trusting the numbers."""
-    found = []
-    for name, detector in detectors.items():
-        info = detector.info
-        seen = sorted(set(info.training.generated) & set(sides.rows))
-        if seen:
-            found.append(
-                f"{name} was trained on images of {', '.join(seen)}: its numbers on them say nothing about generators "
-                "that it has not seen."
-            )
-        if info.provenance.manifest_digest != photographs.digest():
-            found.append(
-                f"{name} was fitted on another shard set than the one evaluated: whether photographs of this test "
-                "split were among those it was fitted on was not checked."
-            )
-    photos = len(set(sides.real.paths))
-    if photos < len(sides.real):
-        found.append(
-            f"The {len(sides.real)} faces come from {photos} photographs. Faces of one photograph are not "
-            "independent, so that the intervals are a little too narrow."
-        )
-    return found
+def _worst_fakes(test: TestSet, main: Judged, people: About) -> list[report.Mistake]:
+    rows = np.concatenate([people.rows[name] for name in main.pairs])
+    answers = join([pair.generated for pair in main.pairs.values()])
+    ids, sources, paths = ([column[i] for i in rows] for column in vars(people.generated).values())
+    return pictures.worst("generated", answers, ids, sources, paths, partial(pictures.crops, test.generated, SPLIT))
 
 
-def _simulated(config: EvaluateConfig, sides: Sides) -> str | None:
-    """What shows that the data are simulated; None if nothing does."""
-    pairs = zip(sides.generated.sources, sides.generated.paths, strict=True)
-    families = {source for source, path in pairs if source in FAMILIES and re.search(r"(^|/)\d{6}\.jpg$", path)}
-    if families:
-        return f"this project's simulator, families {', '.join(sorted(families))}"
-    folders = [config.shards, config.generated]
-    marked = [p for folder in folders for p in (folder, *folder.resolve().parents[:2]) if _marked(p)]
-    return "a folder marked by simulation.json" if marked else None
-
-
-def _marked(folder: Path) -> bool:
-    return (folder / "simulation.json").is_file()
-
-
-def _versions() -> dict[str, str]:
-    names = ("torch", "numpy", "scikit-learn", "scipy", "matplotlib", "pyarrow")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return {"blades_dist": __version__, "python": platform.python_version(), **found}
-
-
-# Writing -------------------------------------------------------------------------------------------------------------
+def _worst_photographs(test: TestSet, main: Assessment, people: About) -> list[report.Mistake]:
+    """By the head of the first generator, where each has its own."""
+    answers: Answers = photographs(main.pairs)[0]
+    real, load = people.real, partial(pictures.crops, test.real, SPLIT)
+    return pictures.worst("photographs", answers, real.ids, real.sources, real.paths, load)
 
 
 def _write(found: report.Evaluation, folder: Path) -> Path:
     """All files into a folder beside them first; then each takes the place of its predecessor, the page last."""
     texts = {
         "results.json": json.dumps(report.results(found), indent=1, allow_nan=False) + "\n",
-        "tables.md": f"{found.audit.verdict()}\n\n{found.data_sentence()}\n\n{tables.to_markdown(found.tables)}",
-        "tables.csv": tables.to_csv(found.tables),
-        "tables.tex": tables.to_latex(found.tables),
+        "tables.md": f"{found.audit.verdict()}\n\n{found.data_sentence()}\n\n{forms.to_markdown(found.tables)}",
+        "tables.csv": forms.to_csv(found.tables),
+        "tables.tex": forms.to_latex(found.tables),
         "report.html": report.to_html(found),
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -137,7 +137,7 @@ def judge(name: str, candidate: Candidate, features: Features, about: About, say
         calibration = _calibration(bundle, features)
         real = _answers(bundle, calibration, features.of(bundle, features.test.real))
         generated = _answers(bundle, calibration, features.of(bundle, features.test.generated))
-        pairs = {source: Pair(real, _rows(generated, rows)) for source, rows in about.rows.items()}
+        pairs = {source: Pair(real, rows_of(generated, rows)) for source, rows in about.rows.items()}
         threshold = calibration.threshold()
         known = threshold if np.isfinite(threshold) else None
         return Judged(pairs, known, HEADS[bundle.detector.info.kind].unit, len(calibration.scores))
@@ -151,7 +151,7 @@ def judge(name: str, candidate: Candidate, features: Features, about: About, say
         calibration = _calibration(bundle, features)
         real = _answers(bundle, calibration, features.of(bundle, features.test.real))
         generated = _answers(bundle, calibration, features.of(bundle, features.test.generated))
-        pairs[source] = Pair(real, _rows(generated, rows))
+        pairs[source] = Pair(real, rows_of(generated, rows))
         n, unit = len(calibration.scores), HEADS[bundle.detector.info.kind].unit
     return Judged(pairs, None, unit, n)
 
@@ -190,10 +190,11 @@ def answers(
         ValueError: a score is not finite.
     """
     verdicts = calibration.judge(scores, re_encoded)
-    return Answers(scores, verdicts.flagged, verdicts.unsure, calibration.p_values(scores), probability)
+    return Answers(scores, calibration.is_generated(scores), verdicts.unsure, calibration.p_values(scores), probability)
 
 
-def _rows(whole: Answers, rows: np.ndarray) -> Answers:
+def rows_of(whole: Answers, rows: np.ndarray) -> Answers:
+    """The answers on some of the faces."""
     given = {name: values[rows] for name, values in vars(whole).items() if values is not None}
     return replace(whole, **given)
 
@@ -215,7 +216,7 @@ def _judge_scorer(scorer: Scorer, test: TestSet, about: About, say: Say) -> Judg
             f"photographs in {test.real} have no calibration split to find a threshold on, and the scorer has no "
             "attribute threshold (call a face AI-generated below that score); give it one"
         )
-    by_generator = {source: Pair(sides[0], _rows(sides[1], rows)) for source, rows in about.rows.items()}
+    by_generator = {source: Pair(sides[0], rows_of(sides[1], rows)) for source, rows in about.rows.items()}
     return Judged(by_generator, threshold, "score of the given function", n)
 
 

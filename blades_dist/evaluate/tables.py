@@ -1,259 +1,215 @@
-"""The tables of an evaluation: what is in them, and how they read as Markdown, CSV, LaTeX and text."""
+"""The tables of an evaluation, over all its detectors; how they read is in ``forms``."""
 
-import csv
-import io
 import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from blades_dist.evaluate.metrics import (
-    Estimate,
-    Ranked,
-    auc,
-    average_precision,
-    balanced_accuracy,
-    confusion,
-    difference,
-    equal_error_rate,
-    rank,
-    rate,
-    tpr_at,
-)
+from blades_dist.detect.calibrate import STANDARD_FPRS
+from blades_dist.evaluate.assess import RANKING, Assessment
+from blades_dist.evaluate.bootstrap import difference, difference_p
+from blades_dist.evaluate.estimate import Estimate
+from blades_dist.evaluate.forms import SIGNED, PValue, Row, Table, row
+from blades_dist.evaluate.paired import delong, holm, mcnemar
 
-RANKING = {
-    "AUC": auc,
-    "AP": average_precision,
-    "EER": equal_error_rate,
-    "TPR at 1% FPR": tpr_at(0.01),
-    "TPR at 5% FPR": tpr_at(0.05),
-}
 MEAN = "mean"
-
-
-@dataclass(frozen=True)
-class Assessment:
-    """Everything that is measured of one detector on one test set.
-
-    ``ranked`` holds one entry a name of ``RANKING``; the dictionaries are by generator, ``accuracy`` with the mean.
-    """
-
-    generators: tuple[str, ...]
-    ranked: dict[str, Ranked]
-    accuracy: dict[str, Estimate]
-    detected: dict[str, Estimate]
-    confusion: dict[str, Estimate]
-
-
-@dataclass(frozen=True)
-class Row:
-    """``cells`` has one estimate a column; ``images`` says on how many it rests, alike for all of them."""
-
-    label: str
-    images: str
-    cells: tuple[Estimate, ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    """``percent`` tells how values are shown; estimates are always kept as fractions."""
-
-    key: str
-    title: str
-    note: str
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-    percent: bool
-
-
-def assess(
-    real: np.ndarray,
-    generated: Mapping[str, np.ndarray],
-    real_flags: np.ndarray,
-    generated_flags: Mapping[str, np.ndarray],
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Assessment:
-    """Scores (n,), larger = more like a photograph, and flags (n,), True = called AI-generated, into measurements.
-
-    Raises:
-        ValueError: a score is not finite.
-    """
-    names = tuple(generated)
-    ranked = rank(list(RANKING.values()), real, list(generated.values()), resamples, seed)
-    flags = [np.asarray(generated_flags[name], bool) for name in names]
-    accuracy = {name: balanced_accuracy(real_flags, [one], confidence) for name, one in zip(names, flags, strict=True)}
-    pooled = np.concatenate([np.zeros(0, bool), *flags])
-    return Assessment(
-        generators=names,
-        ranked=dict(zip(RANKING, ranked, strict=True)),
-        accuracy=accuracy | {MEAN: balanced_accuracy(real_flags, flags, confidence)},
-        detected={n: rate(int(one.sum()), len(one), False, confidence) for n, one in zip(names, flags, strict=True)},
-        confusion=confusion(np.asarray(real_flags, bool), pooled, confidence, seed),
-    )
+_UNSURE = 'Decisions are those of the score alone, as papers give them; verdicts with "unsure" are in table 6. '
+_CORRECTED = "corrected"
+_HOLM = f'"{_CORRECTED}" p-values account for the number of tests in their column (Holm). '
 
 
 def build_tables(assessments: Mapping[str, Assessment], confidence: float = 0.95) -> list[Table]:
-    """Tables 1 to 4 over all detectors, and the comparison of the first with each other one when there are more."""
+    """Tables 1 to 6 over all detectors and, when there are more, the first's comparisons with each other one.
+
+    Raises:
+        ValueError: no detector, or detectors that do not rest on the same images.
+    """
+    _check(assessments)
     tables = [
         _accuracy_table(assessments),
         _auc_table(assessments, confidence),
         _rates_table(assessments),
         _ranking_table(assessments, confidence),
+        _calibration_table(assessments),
+        _unsure_table(assessments),
     ]
-    return tables + ([_comparison_table(assessments, confidence)] if len(assessments) > 1 else [])
+    if len(assessments) > 1:
+        tables += [_comparison_table(assessments, confidence), _paired_table(assessments, confidence)]
+    return tables
 
 
 def _accuracy_table(assessments: Mapping[str, Assessment]) -> Table:
-    generators = next(iter(assessments.values())).generators
-    rows = [_row(name, [a.accuracy[name] for a in assessments.values()]) for name in (*generators, MEAN)]
+    rows = _by_generator(assessments, lambda a, i, name: a.accuracy[name])
+    rows.append(row(MEAN, [a.mean_accuracy for a in assessments.values()]))
     note = (
-        "Balanced accuracy at the bundle's own threshold: half the share of photographs passed plus half the share of "
-        "that generator's images flagged, so that it does not depend on the sizes of the two sides. The mean is over "
-        "generators. Intervals: Wilson, joined by square and add."
+        "Balanced accuracy at the detector's own operating point: half the share of photographs not flagged plus half "
+        "the share of that generator's images flagged, so that it does not depend on the sizes of the two sides. "
+        f"{_UNSURE}The mean is over generators. Intervals: Wilson, joined by square and add.{_heads(assessments)}"
     )
     return Table("table1", "Table 1. Accuracy per generator, %", note, tuple(assessments), tuple(rows), True)
 
 
 def _auc_table(assessments: Mapping[str, Assessment], confidence: float) -> Table:
-    generators = next(iter(assessments.values())).generators
-    ranked = [a.ranked["AUC"] for a in assessments.values()]
-    rows = [_row(name, [r.estimate(i, confidence) for r in ranked]) for i, name in enumerate(generators)]
-    rows.append(_row(MEAN, [r.mean(confidence) for r in ranked]))
+    rows = _by_generator(assessments, lambda a, i, name: a.ranked["AUC"].estimate(i, confidence))
+    rows.append(row(MEAN, [a.ranked["AUC"].mean(confidence) for a in assessments.values()]))
     note = (
         "Area under the ROC curve of each generator against all photographs; 0.5 is chance, below 0.5 means that the "
         "generator's images score as more photographic than photographs. The mean is over generators. Intervals: "
-        "stratified percentile bootstrap, the photographs drawn once for all generators."
+        f"stratified percentile bootstrap, the photographs drawn once for all generators.{_heads(assessments)}"
     )
     return Table("table2", "Table 2. AUC per generator", note, tuple(assessments), tuple(rows), False)
 
 
 def _rates_table(assessments: Mapping[str, Assessment]) -> Table:
-    rows = [_row(name, [a.confusion[name] for a in assessments.values()]) for name in ("TNR", "FPR", "TPR", "FNR")]
-    rows.append(_row("F1", [a.confusion["F1"] for a in assessments.values()]))
+    names = ("TNR", "FPR", "TPR", "FNR", "F1")
+    rows = [row(name, [a.confusion[name] for a in assessments.values()]) for name in names]
     note = (
-        "At the bundle's own threshold, all generators together; positive = AI-generated, so TNR and FPR are shares of "
-        "photographs, TPR and FNR of generated images. F1 depends on the numbers of images on the two sides. "
-        "Intervals: Wilson; for F1 from the Jeffreys distributions of the two rates."
+        "At the detector's own operating point, all generators together; positive = AI-generated, so TNR and FPR are "
+        f"shares of photographs, TPR and FNR of generated images. {_UNSURE}F1 depends on the numbers of images on the "
+        f"two sides. Intervals: Wilson; for F1 from the Jeffreys distributions of the two rates.{_heads(assessments)}"
     )
     return Table("table3", "Table 3. Decisions, %", note, tuple(assessments), tuple(rows), True)
 
 
 def _ranking_table(assessments: Mapping[str, Assessment], confidence: float) -> Table:
     names = [name for name in RANKING if name != "AUC"]
-    rows = [_row(name, [a.ranked[name].mean(confidence) for a in assessments.values()]) for name in names]
+    rows = [row(name, [a.ranked[name].mean(confidence) for a in assessments.values()]) for name in names]
     note = (
         "Means over generators. AP: average precision, which depends on the numbers of images on the two sides. EER: "
         "equal error rate. TPR at x% FPR: over thresholds of this test set, so it describes the scores, not the "
-        "bundle's threshold. Intervals: bootstrap as in table 2."
+        "detector's operating point. Intervals: bootstrap as in table 2."
     )
     return Table("table4", "Table 4. Ranking measures, %", note, tuple(assessments), tuple(rows), True)
 
 
+def _calibration_table(assessments: Mapping[str, Assessment]) -> Table:
+    found = list(assessments.values())
+    none = [Estimate(math.nan, math.nan, math.nan, a.n_real, 0) for a in found]
+    pairs = list(zip(found, none, strict=True))
+    rows = [
+        row("probability: ECE", [a.reliability.ece if a.reliability else nan for a, nan in pairs]),
+        row("probability: Brier score", [a.reliability.brier if a.reliability else nan for a, nan in pairs]),
+        row("p-values: largest error", [a.p_error or nan for a, nan in pairs]),
+    ]
+    rows += [
+        row(f"FPR at p ≤ {100 * level:g}%", [a.fpr.get(level, nan) for a, nan in pairs]) for level in STANDARD_FPRS
+    ]
+    note = (
+        "ECE: expected calibration error of the probability of AI-generated, 15 bins of equal width; sides count one "
+        "half each and generators alike, so that it does not depend on the sizes of the sides. Brier score: weighted "
+        "alike. Their intervals: bootstrap; that of the ECE starts at 0 unless chance cannot explain its value. "
+        "p-values: on photographs, the largest |measured FPR - nominal| over all nominal rates, with the "
+        "Dvoretzky-Kiefer-Wolfowitz band; then the measured FPR at four nominal rates, with Wilson's interval. n/a: "
+        "the detector has no probability, or no p-values."
+    )
+    return Table("table5", "Table 5. Calibration, %", note, tuple(assessments), tuple(rows), True)
+
+
+def _unsure_table(assessments: Mapping[str, Assessment]) -> Table:
+    rows = [row("photographs: unsure", [a.unsure_photographs for a in assessments.values()])]
+    rows += [row("photographs: called AI-generated", [a.called_photographs for a in assessments.values()])]
+    for name in next(iter(assessments.values())).generators:
+        rows.append(row(f"{name}: unsure", [a.unsure[name] for a in assessments.values()]))
+        rows.append(row(f"{name}: called AI-generated", [a.called[name] for a in assessments.values()]))
+    note = (
+        'What a person is told: "unsure" where the p-value lies between two operating points or re-encodings disagree, '
+        '"AI-generated" where the score is flagged and all re-encodings agree, "photographic" otherwise. Intervals: '
+        f"Wilson.{_heads(assessments)}"
+    )
+    return Table("table6", "Table 6. Verdicts, %", note, tuple(assessments), tuple(rows), True)
+
+
 def _comparison_table(assessments: Mapping[str, Assessment], confidence: float) -> Table:
     (main, first), *others = assessments.items()
+    measured = [first.ranked["AUC"]] + [other.ranked["AUC"] for _, other in others]
+    p_auc = [difference_p(measured[0], other) for other in measured[1:]]
+    decisions = [_decisions(first, other) for _, other in others]
+    corrected = holm(p_auc), holm(decisions)
     rows = []
-    for name, other in others:
-        a, b = first.ranked["AUC"], other.ranked["AUC"]
-        cells = [a.mean(confidence), b.mean(confidence), difference(a, b, confidence)]
-        rows.append(_row(f"{main} against {name}", cells))
+    for i, (name, _) in enumerate(others):
+        means = [measured[0].mean(confidence), measured[i + 1].mean(confidence)]
+        gap = difference(measured[0], measured[i + 1], confidence)
+        p_values = [p_auc[i], corrected[0][i], decisions[i], corrected[1][i]]
+        rows.append(row(f"{main} against {name}", [*means, gap, *_p_values(p_values, gap)]))
     note = (
         "Mean AUC over generators. The difference is paired: both detectors on the same resampled images, so its "
-        "interval is narrower than the two separate ones suggest; one that holds 0 does not tell them apart."
+        "interval is narrower than the two separate ones suggest; one that holds 0 does not tell them apart. p: two "
+        "sided, from the same resamples. McNemar: exact test on the decisions over all images together, whose numbers "
+        "it therefore depends on; n/a where generators have heads of their own, as a photograph then has several "
+        f"decisions. {_HOLM}n/a: too few images, or nothing varied."
     )
-    return Table("comparison", "Paired comparison", note, (f"{main}", "other", "difference"), tuple(rows), False)
+    columns = (main, "other", SIGNED, "p", f"p {_CORRECTED}", "p McNemar", f"p McNemar {_CORRECTED}")
+    return Table("comparison", "Paired comparison", note, columns, tuple(rows), False)
 
 
-def _row(label: str, cells: Sequence[Estimate]) -> Row:
-    return Row(label, images(cells[0]), tuple(cells))
+def _paired_table(assessments: Mapping[str, Assessment], confidence: float) -> Table:
+    (main, first), *others = assessments.items()
+    labels, gaps, alone = [], [], []
+    for name, other in others:
+        for generator, own in first.pairs.items():
+            pair = other.pairs[generator]
+            labels.append(f"{name}, {generator}")
+            scores = [(side.real.scores, side.generated.scores) for side in (own, pair)]
+            gaps.append(delong(scores[0], scores[1], confidence))
+            real = (own.real.flagged, pair.real.flagged)
+            alone.append(mcnemar(real, (own.generated.flagged, pair.generated.flagged), confidence))
+    corrected = holm([p for _, p in gaps]), holm([found.p for found in alone])
+    rows = []
+    for i, label in enumerate(labels):
+        gap, p = gaps[i]
+        first_p, second_p = _p_values([p, corrected[0][i]], gap), _p_values([alone[i].p, corrected[1][i]], gap)
+        rows.append(row(label, [gap, *first_p, alone[i].first, alone[i].second, *second_p]))
+    note = (
+        f"{main} against each other detector, generator by generator. difference: of the AUCs, with DeLong's interval "
+        f"and p-value for correlated curves. only {main}, only other: share of the photographs and that generator's "
+        "images that one of the two alone judged rightly, with Wilson's interval and McNemar's exact p-value. "
+        f"{_HOLM}n/a: too few images, or nothing varied."
+    )
+    columns = (
+        *(SIGNED, "p DeLong", f"p DeLong {_CORRECTED}"),
+        *(f"only {main}", "only other", "p McNemar", f"p McNemar {_CORRECTED}"),
+    )
+    return Table("paired", "Paired tests per generator", note, columns, tuple(rows), False, detail=True)
 
 
-# Reading forms -------------------------------------------------------------------------------------------------------
+def _decisions(first: Assessment, second: Assessment) -> float:
+    """McNemar's p-value over all images; nan where a photograph has more than one decision of a detector."""
+    if first.own_heads or second.own_heads:
+        return math.nan
+    by_pair = list(zip(first.pairs.values(), second.pairs.values(), strict=True))
+    real = (by_pair[0][0].real.flagged, by_pair[0][1].real.flagged)
+    flags = [[pair[side].generated.flagged for pair in by_pair] for side in (0, 1)]
+    return mcnemar(real, (np.concatenate(flags[0]), np.concatenate(flags[1]))).p
 
 
-def images(estimate: Estimate) -> str:
-    """Numbers of images as "photographs + generated", or the one side that counts."""
-    real, generated = estimate.n_real, estimate.n_generated
-    return f"{real} + {generated}" if real and generated else f"{real} + 0" if real else f"0 + {generated}"
+def _p_values(values: Sequence[float], like: Estimate) -> list[PValue]:
+    return [PValue(value, like.n_real, like.n_generated) for value in values]
 
 
-def show(estimate: Estimate, percent: bool = False, signed: bool = False) -> str:
-    """ "0.873 [0.850, 0.901]", in percent "87.3 [85.0, 90.1]"; "n/a" where there is no value or no interval."""
-    sign = "+" if signed else ""
-
-    def number(value: float) -> str:
-        return "n/a" if math.isnan(value) else f"{100 * value:{sign}.1f}" if percent else f"{value:{sign}.3f}"
-
-    if math.isnan(estimate.value):
-        return "n/a"
-    bounds = "n/a" if math.isnan(estimate.low) else f"{number(estimate.low)}, {number(estimate.high)}"
-    return f"{number(estimate.value)} [{bounds}]"
+def _by_generator(assessments: Mapping[str, Assessment], cell: Callable[[Assessment, int, str], Estimate]) -> list[Row]:
+    generators = next(iter(assessments.values())).generators
+    return [row(name, [cell(a, i, name) for a in assessments.values()]) for i, name in enumerate(generators)]
 
 
-def grid(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as shown: label, numbers of images, one cell a column."""
-    signs = [name == "difference" for name in table.columns]
-    rows = [
-        [row.label, row.images, *(show(c, table.percent, s) for c, s in zip(row.cells, signs, strict=True))]
-        for row in table.rows
-    ]
-    return ["", "n (photographs + generated)", *table.columns], rows
+def _heads(assessments: Mapping[str, Assessment]) -> str:
+    """What to know of detectors with a head a generator, as a sentence to append."""
+    names = [name for name, found in assessments.items() if found.own_heads]
+    if not names:
+        return ""
+    return (
+        f" {', '.join(names)}: each generator was judged by a head that had not seen it (leave one generator out), so "
+        "rates on photographs are means over those heads."
+    )
 
 
-def to_markdown(tables: Sequence[Table]) -> str:
-    """All tables with their notes as GitHub-flavoured Markdown."""
-    parts = []
-    for table in tables:
-        header, rows = grid(table)
-        lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        parts.append(f"## {table.title}\n\n{body}\n\n{table.note}\n")
-    return "\n".join(parts)
-
-
-def to_csv(tables: Sequence[Table]) -> str:
-    """One line a number (table, row, column, value, low, high, n_real, n_generated), as fractions; empty = n/a."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["table", "row", "column", "value", "low", "high", "n_real", "n_generated"])
-    for table in tables:
-        for row in table.rows:
-            for column, cell in zip(table.columns, row.cells, strict=True):
-                numbers = ["" if math.isnan(x) else repr(float(x)) for x in (cell.value, cell.low, cell.high)]
-                writer.writerow([table.key, row.label, column, *numbers, cell.n_real, cell.n_generated])
-    return out.getvalue()
-
-
-def to_latex(tables: Sequence[Table]) -> str:
-    """Tables for a paper; needs the booktabs package."""
-    parts = []
-    for table in tables:
-        header, rows = grid(table)
-        lines = [r"\begin{table}", rf"\caption{{{_tex(table.title)}. {_tex(table.note)}}}"]
-        lines += [rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule"]
-        lines += [" & ".join(map(_tex, header)) + r" \\", r"\midrule"]
-        lines += [" & ".join(map(_tex, row)) + r" \\" for row in rows]
-        parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]))
-    return "\n".join(parts)
-
-
-def to_text(tables: Sequence[Table]) -> str:
-    """All tables in aligned columns for a terminal."""
-    parts = []
-    for table in tables:
-        header, rows = grid(table)
-        lines = [header, *rows]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-        body = [
-            "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
-            for line in lines
-        ]
-        parts.append("\n".join([table.title, *(("  " + line).rstrip() for line in body), ""]))
-    return "\n".join(parts)
-
-
-def _tex(text: str) -> str:
-    return re.sub(r"([#$%&_{}])", r"\\\1", text.replace("\\", "/"))
+def _check(assessments: Mapping[str, Assessment]) -> None:
+    if not assessments:
+        raise ValueError("no detector to tabulate")
+    sizes = {
+        name: {"photographs": found.n_real} | {key: len(pair.generated) for key, pair in found.pairs.items()}
+        for name, found in assessments.items()
+    }
+    (first, wanted), *others = sizes.items()
+    for name, size in others:
+        if list(size.items()) != list(wanted.items()):
+            raise ValueError(f"{first} and {name} were not measured on the same images: {wanted} against {size}")

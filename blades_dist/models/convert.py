@@ -5,6 +5,7 @@ only: ``layer2.0.conv1`` is ``encoder.stages.1.layers.0.layer.0.convolution``, a
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -37,7 +38,7 @@ def to_transformers(state: State) -> tuple[State, State]:
     unknown = [name for name, ours in body.items() if ours is None]
     unknown += [name for name in state if name.startswith("fc.") and name not in ("fc.weight", "fc.bias")]
     if unknown:
-        raise ValueError(f"not a torchvision ResNet: unexpected {_some(unknown)}")
+        raise ValueError(f"not a torchvision ResNet: unexpected {some_names(unknown)}")
     return {ours: state[name] for name, ours in body.items() if ours is not None}, head
 
 
@@ -50,7 +51,7 @@ def to_torchvision(backbone: State, head: State | None = None) -> State:
     names = {name: _their_name(name) for name in backbone}
     unknown = [name for name, theirs in names.items() if theirs is None]
     if unknown:
-        raise ValueError(f"not a transformers ResNetModel: unexpected {_some(unknown)}")
+        raise ValueError(f"not a transformers ResNetModel: unexpected {some_names(unknown)}")
     state = {theirs: backbone[name] for name, theirs in names.items() if theirs is not None}
     return state | {f"fc.{name}": value for name, value in (head or {}).items()}
 
@@ -65,40 +66,25 @@ def load_torchvision(path: Path) -> State:
         FileNotFoundError: no such file.
         ValueError: the file is damaged or of another type, or holds no ResNet or several.
     """
-    state = _read(path)
+    state = read_state(path)
     stems = [name for name in state if re.search(r"(^|\.)conv1\.weight$", name) and "layer" not in name]
     prefixes = [stem.removesuffix("conv1.weight") for stem in stems]
     towers = [prefix for prefix in prefixes if f"{prefix}layer1.0.conv1.weight" in state]
     if not towers:
         missing = f"{prefixes[0]}layer1.0.conv1.weight" if prefixes else "conv1.weight"
-        raise ValueError(f"{path} holds no torchvision ResNet: {missing} is missing; it has {_some(list(state))}")
+        raise ValueError(f"{path} holds no torchvision ResNet: {missing} is missing; it has {some_names(list(state))}")
     if len(towers) > 1:
         raise ValueError(f"{path} holds several ResNets, under {', '.join(map(repr, towers))}: keep one of them")
     return {name.removeprefix(towers[0]): value for name, value in state.items() if name.startswith(towers[0])}
 
 
-def fill(backbone: ResNetModel, state: State) -> State:
-    """Copies a torchvision state into ``backbone``, and returns the head (empty if there is none).
+def read_state(path: Path) -> State:
+    """The tensors of a ``.safetensors``, ``.pt`` or ``.pth`` file by name, out of ``state_dict`` or ``model``.
 
     Raises:
-        ValueError: missing or unexpected names, or another depth, width or layer type; nothing was copied.
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, of another type, holds code, or no state dict.
     """
-    found, head = to_transformers(state)
-    expected = to_torchvision(backbone.state_dict())
-    for name, value in expected.items():
-        if name in state and state[name].shape != value.shape:
-            raise ValueError(f"{name} is {tuple(state[name].shape)}, this tower has {tuple(value.shape)}")
-    missing = [name for name in expected if name not in state and not name.endswith(_COUNTER)]
-    extra = [name for name in state if name not in expected and not name.startswith("fc.")]
-    if missing or extra:
-        lines = [f"{word} {_some(names)}" for word, names in (("missing", missing), ("unexpected", extra)) if names]
-        raise ValueError(f"not a ResNet of this tower's depth and layer type: {'; '.join(lines)}")
-    counters = {name: value for name, value in backbone.state_dict().items() if name.endswith(_COUNTER)}
-    backbone.load_state_dict(counters | found)
-    return head
-
-
-def _read(path: Path) -> State:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     if path.suffix not in (".safetensors", ".pt", ".pth"):
@@ -117,6 +103,29 @@ def _read(path: Path) -> State:
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds a {type(found).__name__}, not a state dict")
     return {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+
+
+def fill(backbone: ResNetModel, state: State) -> State:
+    """Copies a torchvision state into ``backbone``, and returns the head (empty if there is none).
+
+    Raises:
+        ValueError: missing or unexpected names, or another depth, width or layer type; nothing was copied.
+    """
+    found, head = to_transformers(state)
+    expected = to_torchvision(backbone.state_dict())
+    for name, value in expected.items():
+        if name in state and state[name].shape != value.shape:
+            raise ValueError(f"{name} is {tuple(state[name].shape)}, this tower has {tuple(value.shape)}")
+    missing = [name for name in expected if name not in state and not name.endswith(_COUNTER)]
+    extra = [name for name in state if name not in expected and not name.startswith("fc.")]
+    if missing or extra:
+        lines = [
+            f"{word} {some_names(names)}" for word, names in (("missing", missing), ("unexpected", extra)) if names
+        ]
+        raise ValueError(f"not a ResNet of this tower's depth and layer type: {'; '.join(lines)}")
+    counters = {name: value for name, value in backbone.state_dict().items() if name.endswith(_COUNTER)}
+    backbone.load_state_dict(counters | found)
+    return head
 
 
 def _our_name(name: str) -> str | None:
@@ -141,6 +150,7 @@ def _their_name(name: str) -> str | None:
     return f"layer{int(stage) + 1}.{layer}.{inside}.{rest}"
 
 
-def _some(names: list[str], most: int = 5) -> str:
+def some_names(names: Sequence[str], most: int = 5) -> str:
+    """The first few names, and how many more there are, for messages."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -6,19 +6,9 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-SCHEMA_VERSION: Final = 2
+from blades_dist.config import Resize
 
-Resize = Literal[
-    "area",
-    "bilinear",
-    "bilinear_antialias",
-    "pil_nearest",
-    "pil_lanczos",
-    "pil_bilinear",
-    "pil_bicubic",
-    "pil_box",
-    "pil_hamming",
-]
+SCHEMA_VERSION: Final = 2
 
 
 class EncoderInfo(BaseModel):

@@ -61,10 +61,10 @@ def open_encoder(reference: str | Path, normalise: bool = True) -> FrozenEncoder
         OSError: no model of that name can be read.
         ValueError: what was found cannot serve; the message says why.
     """
-    if isinstance(reference, str) and reference.startswith(HUB):
+    if str(reference).startswith(HUB):
         from blades_dist.models.hub import from_huggingface
 
-        return from_huggingface(reference.removeprefix(HUB), normalise)
+        return from_huggingface(str(reference).removeprefix(HUB), normalise)
     folder = Path(reference)
     if (folder / "config.json").is_file() and not (folder / DESCRIPTION).is_file():
         raise FileNotFoundError(f"{folder} is no encoder folder; for a Hugging Face model in a folder: {HUB}{folder}")

@@ -59,13 +59,23 @@ class FrozenEncoder(nn.Module):
         if images.dtype != dtype or images.shape[1:] != (3, size, size):
             name = str(dtype).removeprefix("torch.")
             raise ValueError(f"expected {name} images (B, 3, {size}, {size}), got {images.dtype} {tuple(images.shape)}")
-        images = images.to(self.text_features.device)
-        found = self.image(images.float() / 255 if dtype == torch.uint8 else images)
-        return F.normalize(found, dim=-1) if self.info.normalise else found
+        return self._features(images.to(self.text_features.device))
 
     @torch.inference_mode()
     def logits(self, features: Tensor) -> Tensor:
         """(B, D) features to (B, C) pretext logits; C is 0 for an encoder without text features."""
+        return self._logits(features)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """``features`` and ``logits`` of a batch in one graph, unchecked: what is exported to other runtimes."""
+        features = self._features(images)
+        return features, self._logits(features)
+
+    def _features(self, images: Tensor) -> Tensor:
+        found = self.image(images.float() / 255 if images.dtype == torch.uint8 else images)
+        return F.normalize(found, dim=-1) if self.info.normalise else found
+
+    def _logits(self, features: Tensor) -> Tensor:
         if not self.info.normalise:
             features = F.normalize(features, dim=-1)
         return self.scale * features @ self.text_features.T

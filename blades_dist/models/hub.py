@@ -9,7 +9,8 @@ from PIL import Image
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.image_processing_base import ImageProcessingMixin
 
-from blades_dist.models.encoder_info import EncoderInfo, Resize
+from blades_dist.config import Resize
+from blades_dist.models.encoder_info import EncoderInfo
 from blades_dist.models.frozen import FrozenEncoder
 from blades_dist.models.pretrained import load_pretrained
 from blades_dist.models.towers import HubTower, described, model_class

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from blades_dist.config import Resize
 from blades_dist.data.read import resize_into
-from blades_dist.models.encoder_info import Resize
 
 FLOAT = ("bilinear", "bilinear_antialias")
 

@@ -31,10 +31,10 @@ def test_what_is_stored_comes_back() -> None:
         ({"bias": None}, "'bias' is missing"),
         ({"weight": np.array([1.0, np.nan, 0.0])}, "'weight' is not finite"),
         ({"weight": np.ones(3, np.float32)}, "'weight' is not finite float64"),
-        ({"weight": np.ones((1, 3))}, "shapes"),
-        ({"bias": np.ones(2)}, "shapes"),
-        ({"temperature": np.zeros(1)}, "not one positive number"),
-        ({"temperature": np.ones(2)}, "not one positive number"),
+        ({"weight": np.ones((1, 3))}, "do not fit each other"),
+        ({"bias": np.ones(2)}, "do not fit each other"),
+        ({"temperature": np.zeros(1)}, "expected one positive number"),
+        ({"temperature": np.ones(2)}, "expected one positive number"),
     ],
 )
 def test_damaged_parameters_are_named(change: dict[str, np.ndarray | None], message: str) -> None:

@@ -153,6 +153,7 @@ def test_the_common_size_and_quality() -> None:
         assert (real >= common_side([real], keep)).mean() >= keep > (real >= common_side([real], keep) + 2).mean()
     none = np.full(5, np.nan)
     assert common_quality([np.array([90.0, 80.4, 60.0]), none]) == 80
+    assert common_quality([np.array([74.9, 74.9]), none]) == 75
     assert common_quality([none]) == common_quality([np.full(3, 99.0), none]) == BEST_QUALITY
 
 

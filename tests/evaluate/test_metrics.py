@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score, roc_curve
 
-from blades_dist.evaluate import metrics
+from blades_dist.evaluate import bootstrap, metrics
 
 
 def _value(metric, real, generated):
@@ -100,8 +100,8 @@ def test_a_resample_equals_the_metric_on_the_drawn_images():
     found = metrics.rank(chosen, real, [generated], resamples=120, seed=3)
     for b in (0, 57, 119):
         block, row = b // 100 * 100, b % 100
-        w = metrics._draw(30, [3, block, 0])[row]
-        v = metrics._draw(20, [3, block, 1])[row]
+        _, photographs, images = next(d for d in bootstrap.draws(30, (20,), 120, 3) if d[0].start == block)
+        w, v = photographs[row], images[row]
         assert w.sum() == 30 and v.sum() == 20
         for metric, ranked in zip(chosen, found, strict=True):
             direct = _value(metric, np.repeat(real, w), np.repeat(generated, v))
@@ -144,6 +144,44 @@ def test_mean_resamples_photographs_jointly():
     both = np.corrcoef(ranked.replicates)[0, 1]
     assert both > 0.9
     assert ranked.mean().n_generated == 8000
+
+
+def test_each_generator_may_have_photographs_scored_by_its_own_head():
+    rng = np.random.default_rng(20)
+    heads, generated = rng.normal(1, 1, (2, 40)), [rng.normal(0, 1, 30), rng.normal(0, 1, 20)]
+    both = metrics.rank([metrics.auc], heads, generated, resamples=150, seed=5)[0]
+    for f, head in enumerate(heads):  # the same as if every generator had the head for which it is looked at
+        alone = metrics.rank([metrics.auc], head, generated, resamples=150, seed=5)[0]
+        assert both.values[f] == alone.values[f]
+        np.testing.assert_array_equal(both.replicates[f], alone.replicates[f])
+    with pytest.raises(ValueError, match="3 heads, but 2 generators"):
+        metrics.rank([metrics.auc], rng.normal(0, 1, (3, 40)), generated)
+    with pytest.raises(ValueError, match="same photographs"):
+        metrics.rank([metrics.auc], [heads[0], heads[1][:-1]], generated)
+
+
+def test_p_of_a_difference():
+    rng = np.random.default_rng(21)
+    real, generated = rng.normal(1, 1, 150), rng.normal(0, 1, 150)
+    first = _auc(real, generated, resamples=500)
+    assert metrics.difference_p(first, first) == 1
+    noise = _auc(rng.normal(0, 1, 150), rng.normal(0, 1, 150), resamples=500)
+    assert metrics.difference_p(first, noise) == metrics.difference_p(noise, first) == pytest.approx(2 / 501)
+    perfect, reverse = _auc(real + 50, generated), _auc(real - 50, generated)
+    assert math.isnan(metrics.difference_p(perfect, reverse))  # no resample varies
+    assert math.isnan(metrics.difference_p(_auc([1], [0]), _auc([0], [1])))
+
+
+def test_p_of_a_difference_is_seldom_small_when_there_is_none():
+    rng, small = np.random.default_rng(22), 0
+    for trial in range(120):
+        real, generated = rng.normal(1, 1, 60), rng.normal(0, 1, 60)
+        pair = [
+            _auc(real + rng.normal(0, 0.5, 60), generated + rng.normal(0, 0.5, 60), resamples=200, seed=trial)
+            for _ in range(2)
+        ]
+        small += metrics.difference_p(*pair) <= 0.05
+    assert small <= 15  # a binomial of 120 trials at 5% stays there with probability above 0.999
 
 
 def test_difference_is_paired():

@@ -5,11 +5,8 @@ import csv
 import hashlib
 import io
 import json
-import re
 import runpy
-import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
@@ -18,14 +15,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from blades_dist.config import EvaluateConfig, FitConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
+from blades_dist.config import (
+    EvaluateConfig,
+    ExtractConfig,
+    FitConfig,
+    ImageTowerConfig,
+    ModelConfig,
+    RobustnessConfig,
+    TextTowerConfig,
+)
 from blades_dist.data.records import MANIFEST, Manifest, Shard, label_column, shard_schema
+from blades_dist.detect.bundle import load_detector
+from blades_dist.detect.extract import Request, extract
 from blades_dist.detect.fit import fit_detector
-from blades_dist.evaluate.run import EvaluationError, evaluate
+from blades_dist.evaluate.inputs import EvaluationError
+from blades_dist.evaluate.robustness import robustness
+from blades_dist.evaluate.run import evaluate
 from blades_dist.models.export import freeze, save_encoder
 from blades_dist.models.joint import build_joint_model
 from blades_dist.tasks import TAGS, task_set
+from tests.evaluate.pages import Page, assert_self_contained
 
+pytestmark = pytest.mark.ray
 JOB = Path(__file__).parents[2] / "jobs" / "evaluate.py"
 GENERATORS = ("autoencoder", "gan_nearest")
 
@@ -87,7 +98,7 @@ def _save_encoder(folder, seed):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, ray_cluster):
     root = tmp_path_factory.mktemp("world")
     photographs = {"train": 60, "val": 30, "calibration": 60, "test": 50}
     _write_set(root / "shards", "photographs", photographs, {"camera": 0.0}, seed=0)
@@ -95,8 +106,10 @@ def world(tmp_path_factory):
     _write_set(root / "generated", "generated", fakes, dict(zip(GENERATORS, (0.5, 0.3), strict=True)), seed=1)
     for seed, name in enumerate(("main", "other")):
         _save_encoder(root / f"encoder-{name}", seed)
-        _fit(root, name, kind="oc", encoder=root / f"encoder-{name}")
-    _fit(root, "bc", kind="bc", encoder=root / "encoder-main", generated=root / "generated", generators=["gan_nearest"])
+        _fit(root, name, kind="oc", encoder=str(root / f"encoder-{name}"))
+    known = {"kind": "bc", "encoder": str(root / "encoder-main"), "generated": root / "generated"}
+    _fit(root, "bc", **known, generators=["gan_nearest"])
+    _fit(root, "loo", **known, leave_one_out=True)
     run = root / "run"
     run.mkdir()
     names = list(task_set().names)
@@ -112,11 +125,13 @@ def world(tmp_path_factory):
 def _fit(root, name, **values):
     oc = {"components": 2, "pca": 4, "starts": 1}
     config = {"shards": root / "shards", "output": root / name, "oc": oc, "bc": {"hidden": 8, "epochs": 5}}
+    config["re_encodings"] = ["jpeg75"]
     fit_detector(FitConfig.model_validate(config | values), lambda _: None)
 
 
 def _config(world, **values):
-    detectors = {"main": world / "main", "a <b> & c": world / "other", "bc": world / "bc"}
+    detectors = {"main": str(world / "main"), "a <b> & c": str(world / "other"), "bc": str(world / "bc")}
+    detectors |= {"loo": str(world / "loo"), "mine": "tests.evaluate.scorers:brightness"}
     known = {"shards": world / "shards", "generated": world / "generated", "output": world / "out", "bootstrap": 200}
     return EvaluateConfig.model_validate({"detectors": detectors, "history": world / "run"} | known | values)
 
@@ -130,53 +145,19 @@ def done(world):
     return page.parent, out.getvalue()
 
 
-class _Page(HTMLParser):
-    """Checks that every element is closed in order, and collects data by table, links and text."""
-
-    void = ("meta", "img", "br", "source", "link")
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.values, self.targets, self.text, self.images = [], {}, [], [], []
-        self.table = None
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.targets += [attrs[key] for key in ("src", "href", "srcset", "action", "data") if key in attrs]
-        if tag == "table":
-            self.table = attrs.get("id")
-        if tag == "img":
-            self.images.append(attrs)
-        if tag == "data":
-            self.values.setdefault(self.table, []).append(float(attrs["value"]))
-        if tag not in self.void:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag, tag
-        if tag == "table":
-            self.table = None
-
-    def handle_data(self, data):
-        if data.strip() and not {"style", "title"} & set(self.open):
-            self.text.append(data.strip())
-
-
 def test_every_file_is_there_and_nothing_else(done):
     folder, _ = done
     assert {p.name for p in folder.iterdir()} == {
         *("report.html", "results.json", "tables.md", "tables.csv", "tables.tex", "plots")
     }
     plots = sorted(p.name for p in (folder / "plots").iterdir())
-    assert len(plots) == 2 * 3 + 2 and "weights.png" in plots and "roc-2-a_b_c.png" in plots
+    # Two a detector, and features, weights, all ROC, reliability, p-values.
+    assert len(plots) == 2 * 5 + 5 and "weights.png" in plots and "roc-2-a_b_c.png" in plots
 
 
 def test_numbers_of_the_page_are_those_of_the_json(done):
     folder, _ = done
-    page, results = _Page((folder / "report.html").read_text()), json.loads((folder / "results.json").read_text())
+    page, results = Page((folder / "report.html").read_text()), json.loads((folder / "results.json").read_text())
     for key, rows in results["tables"].items():
         expected = [cell["value"] for row in rows for cell in row["cells"].values()]
         assert page.values[key] == expected
@@ -189,12 +170,10 @@ def test_numbers_of_the_page_are_those_of_the_json(done):
 def test_numbers_are_those_of_scikit_learn_on_the_detectors_scores(world, done):
     from sklearn.metrics import roc_auc_score
 
-    from blades_dist.detect.bundle import load_detector
-    from blades_dist.detect.features import extract
-
     results = json.loads((done[0] / "results.json").read_text())
     detector = load_detector(world / "main")
-    real, fakes = (extract(detector.encoder, world / name, "test", 64) for name in ("shards", "generated"))
+    requests = [Request(world / "main", world / name, "test") for name in ("shards", "generated")]
+    real, fakes = extract(requests, ExtractConfig(), lambda _: None)
     scores = detector.score(real.features)
     for name in GENERATORS:
         own = detector.score(fakes.where(np.array(fakes.sources) == name).features)
@@ -205,12 +184,7 @@ def test_numbers_are_those_of_scikit_learn_on_the_detectors_scores(world, done):
 
 
 def test_the_page_needs_nothing_but_itself(done):
-    text = (done[0] / "report.html").read_text()
-    page = _Page(text)
-    assert page.targets and all(target.startswith("data:image/") for target in page.targets)
-    assert "http" not in re.sub(r"data:image/[a-z]+;base64,[A-Za-z0-9+/=]+", "", text)
-    assert "<script" not in text and "url(" not in text and "@import" not in text
-    assert all(image["alt"] for image in page.images)
+    assert_self_contained((done[0] / "report.html").read_text())
 
 
 def test_names_and_provenance_are_escaped(done):
@@ -222,7 +196,7 @@ def test_names_and_provenance_are_escaped(done):
 def test_the_first_line_is_the_audit(done):
     folder, printed = done
     assert printed.splitlines()[0].startswith("Container audit passed")
-    assert _Page((folder / "report.html").read_text()).text[0] == printed.splitlines()[0]
+    assert Page((folder / "report.html").read_text()).text[0] == printed.splitlines()[0]
     assert (folder / "tables.md").read_text().startswith("Container audit passed")
     assert printed.splitlines()[-1] == f"report: {folder / 'report.html'}"
 
@@ -240,7 +214,7 @@ def test_generators_seen_in_training_are_named(done):
 
 
 def test_pretraining_and_mistakes_are_shown(done):
-    page = _Page((done[0] / "report.html").read_text())
+    page = Page((done[0] / "report.html").read_text())
     joined = " ".join(page.text)
     assert "AUC 0.900 [0.850, 0.950] (n = 80)" in joined and "60.0 [55.0, 65.0]" in joined
     assert "passed, wrongly" in joined or "flagged, rightly" in joined
@@ -253,7 +227,7 @@ def test_a_planted_container_leak_opens_everything(world, tmp_path, capsys):
     page = evaluate(
         _config(
             world,
-            detectors={"main": world / "main"},
+            detectors={"main": str(world / "main")},
             generated=tmp_path / "png",
             output=tmp_path / "out",
             history=None,
@@ -262,13 +236,13 @@ def test_a_planted_container_leak_opens_everything(world, tmp_path, capsys):
     first = "THE TEST SET LEAKS THROUGH ITS CONTAINER"
     assert capsys.readouterr().out.startswith(first)
     text = page.read_text()
-    assert _Page(text).text[0].startswith(first) and "<title>LEAK: " in text
+    assert Page(text).text[0].startswith(first) and "<title>LEAK: " in text
     assert (page.parent / "tables.md").read_text().startswith(first)
     assert "Nothing marks them as simulated" in text
 
 
 def test_a_rerun_replaces_its_own_files_only(world, tmp_path):
-    config = _config(world, detectors={"main": world / "main"}, output=tmp_path, history=None)
+    config = _config(world, detectors={"main": str(world / "main")}, output=tmp_path, history=None)
     (tmp_path / "mine.txt").write_text("kept")
     (tmp_path / "plots").mkdir()
     (tmp_path / "plots" / "weights.png").write_text("of an earlier run")
@@ -310,8 +284,69 @@ def test_the_job_ends_with_status_2_and_a_message(world, monkeypatch, capsys):
     assert not (world / "x").exists()
 
 
-def test_evaluation_imports_no_ray():
-    code = (
-        "import sys, blades_dist.evaluate.run; sys.exit(any(m == 'ray' or m.startswith('ray.') for m in sys.modules))"
+def test_leave_one_out_judges_each_generator_by_a_head_that_has_not_seen_it(world, done):
+    from sklearn.metrics import roc_auc_score
+
+    results = json.loads((done[0] / "results.json").read_text())["detectors"]["loo"]
+    assert results["own_heads"] and "had not seen it" in results["facts"]["note"]
+    requests = [Request(world / "main", world / name, "test") for name in ("shards", "generated")]
+    real, fakes = extract(requests, ExtractConfig(), lambda _: None)
+    for name in GENERATORS:
+        head = load_detector(world / "loo" / f"without-{name}")
+        assert name not in head.info.training.generated
+        own, photographs = head.score(fakes.where(np.array(fakes.sources) == name).features), head.score(real.features)
+        truth = np.r_[np.zeros(len(photographs)), np.ones(len(own))]
+        expected = roc_auc_score(truth, -np.r_[photographs, own])
+        assert results["ranking"]["AUC"]["generators"][name]["value"] == pytest.approx(expected)
+
+
+def test_a_scorer_of_ones_own_is_calibrated_and_judged(world, done):
+    results = json.loads((done[0] / "results.json").read_text())["detectors"]["mine"]
+    assert results["facts"]["calibrated_on"] == 60 and results["facts"]["bundle"] == "tests.evaluate.scorers:brightness"
+    assert 0 <= results["ranking"]["AUC"]["mean"]["value"] <= 1
+    for wrong, message in (
+        ("tests.evaluate.scorers:nothing", "has no 'nothing'"),
+        ("tests.evaluate.no_module:f", "cannot be imported"),
+        ("tests.evaluate.scorers:short", r"returned \(1,\) for"),
+    ):
+        with pytest.raises(EvaluationError, match=rf"detectors\.d: .*{message}"):
+            evaluate(_config(world, detectors={"d": wrong}, output=world / "x"), lambda _: None)
+
+
+def test_equalising_removes_a_planted_leak_and_recalibrates(world, tmp_path, capsys):
+    _write_set(tmp_path / "png", "generated", {"test": 40}, {"foreign": 0.4}, seed=2, codec="png")
+    detectors, output = {"main": str(world / "main")}, tmp_path / "out"
+    config = _config(world, detectors=detectors, generated=tmp_path / "png", output=output, history=None, equalise=True)
+    page = evaluate(config, lambda _: None)
+    assert capsys.readouterr().out.startswith("THE TEST SET LEAKS THROUGH ITS CONTAINER")
+    results = json.loads((output / "results.json").read_text())
+    assert results["audit_before"]["leaking"] == ["foreign"] and results["audit"]["leaking"] == []
+    assert "found anew on the calibration photographs" in results["data"]["remarks"][0]
+    facts = results["detectors"]["main"]["facts"]
+    assert facts["threshold"] != load_detector(world / "main").threshold()
+    assert Page(page.read_text()).text[0].startswith("Container audit passed")
+
+
+def test_robustness_grid(world, tmp_path, capsys):
+    config = RobustnessConfig(
+        detectors={"main": world / "main"},
+        shards=world / "shards",
+        generated=world / "generated",
+        output=tmp_path,
+        rows=["Gaussian blur"],
+        limit=40,
+        bootstrap=100,
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+    told = []
+    page = robustness(config, told.append)
+    assert_self_contained(page.read_text())
+    cells = json.loads((tmp_path / "robustness.json").read_text())["cells"]
+    assert [cell["perturbation"] for cell in cells] == ["", "blur0.5", "blur1", "blur2", "blur4"]
+    assert all(cell["auc"]["n_real"] == 40 for cell in cells)
+    # The grid was blurred like its fakes are: what was found by sharpness is found no more.
+    assert cells[0]["auc"]["value"] != cells[4]["auc"]["value"]
+    again = []
+    robustness(config, again.append)
+    assert any("features of" in line for line in told) and not any("features of" in line for line in again)
+    with pytest.raises(EvaluationError, match="rows: sharpen are not in the grid; it has: JPEG"):
+        robustness(config.model_copy(update={"rows": ["sharpen"]}))
