@@ -245,6 +245,16 @@ def test_every_reason_of_one_image_has_a_status():
     assert set(REASONS) - set(STATUS_OF_REASON) == {"no_usable_tag", "duplicate", "near_duplicate"}  # of ingest
 
 
+def test_the_page_and_its_files(detector):
+    async def work(client):
+        for path, kind in (("/", "text/html"), ("/page/app.js", "text/javascript"), ("/page/style.css", "text/css")):
+            answer = await client.get(path)
+            assert answer.status_code == 200 and answer.headers["content-type"].startswith(kind)
+            assert "script-src 'self'" in answer.headers["content-security-policy"]
+
+    run(detector, work)
+
+
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/page/../api.py", "/page/none.js"])
 def test_nothing_else_is_served(detector, path):
     async def work(client):
