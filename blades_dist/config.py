@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from blades_dist.serving.config import ServiceConfig
 from blades_dist.settings import Config
 
 SPLITS = ("train", "val", "calibration", "test")
@@ -515,17 +516,7 @@ class RobustnessConfig(Config):
     ray: RayConfig = RayConfig()
 
 
-class ServeConfig(Config):
+class ServeConfig(ServiceConfig):
     """HTTP endpoint."""
 
-    detector: Path = Field(description="bundle folder")
-    host: Literal["127.0.0.1", "::1", "localhost"] = Field(
-        "127.0.0.1", description="loopback only, until requests are authenticated"
-    )
-    port: int = Field(8000, ge=1, le=65535)
-    replicas: int = Field(1, ge=1)
-    max_bytes: int = Field(20 * 2**20, ge=1, description="largest request body")
-    max_pixels: int = Field(50_000_000, ge=1)
-    max_batch_size: int = Field(16, ge=1)
-    batch_wait_seconds: float = Field(0.01, ge=0)
     ray: RayConfig = RayConfig()

@@ -13,7 +13,7 @@ import tempfile
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Any, Literal, Self
 
 from blades_dist.config import IngestConfig
 from blades_dist.data import wire
@@ -29,15 +29,23 @@ class SandboxError(RuntimeError):
     """The child process cannot be started or does not keep to the protocol: no photo's fault."""
 
 
-class PhotoProcess:
-    """``process_photo`` in a child process of its own; a context manager.
+class Failed(Exception):
+    """The child did not answer: it was too ``late``, or it was ``killed`` or ``crashed``; the text says which."""
 
-    Threads may share one; they then wait for each other. Start one a worker process: a child costs about 100 MiB and
-    half a second, a photo about a millisecond more than in the own process.
+    def __init__(self, kind: Literal["late", "killed", "crashed"], detail: str) -> None:
+        super().__init__(detail)
+        self.kind: Literal["late", "killed", "crashed"] = kind
+
+
+class BoundedProcess:
+    """A child process ``python -m MODULE PARENT_PID`` that answers messages; a context manager.
+
+    ``hello`` is the header it gets first, its bounds in it; it answers that with ``{"error": ""}``, or with what keeps
+    it from working. Threads may share one; they then wait for each other.
     """
 
-    def __init__(self, config: IngestConfig):
-        self._config = config
+    def __init__(self, module: str, hello: dict[str, Any], seconds: float, memory_mebibytes: int) -> None:
+        self._module, self._hello, self._seconds, self._bound = module, hello, seconds, memory_mebibytes
         self._child: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
@@ -46,7 +54,7 @@ class PhotoProcess:
         """Of the child that runs now; None when none does."""
         return None if self._child is None else self._child.pid
 
-    def __enter__(self) -> "PhotoProcess":
+    def __enter__(self) -> Self:
         with self._lock:
             self._alive()
         return self
@@ -57,35 +65,33 @@ class PhotoProcess:
         self.close()
 
     def close(self) -> None:
-        """Ends the child; the next photo would start another."""
+        """Ends the child; the next message would start another."""
         with self._lock:
             self._end()
 
-    def process(self, photo: Photo, data: bytes, given: Given) -> Outcome:
-        """What ``crops.process_photo`` makes of a photo; ``unreadable`` where it took the child down or too long.
+    def ask(self, header: dict[str, Any], payload: bytes) -> wire.Message:
+        """The child's answer; a child that fails at it is replaced.
 
         Raises:
+            Failed: there is none.
             SandboxError: the child cannot be started; the message says why (a locator's model file, say).
         """
         with self._lock:
             child = self._alive()
-            seconds = self._config.seconds_per_photo
             try:
-                header, payload = wire.exchange(*_streams(child), wire.request_header(photo, given), data, seconds)
-                return wire.read_answer(header, payload)
+                return wire.exchange(*_streams(child), header, payload, self._seconds)
             except wire.Late:
                 self._end()
-                detail = f"the decoder took longer than {seconds:g} s"
+                raise Failed("late", f"the decoder took longer than {self._seconds:g} s") from None
             except wire.Gone:
-                detail = self._end()
-            except BaseException:  # interrupted within a message: what is left of it must not meet the next photo
+                raise self._end() from None
+            except BaseException:  # interrupted within a message: what is left of it must not meet the next one
                 self._end()
                 raise
-        return Outcome(photo.path, rejected=[(None, "unreadable", detail)])
 
     def _alive(self) -> subprocess.Popen[bytes]:
         if self._child is not None and self._child.poll() is not None:
-            self._end()  # it died between photos
+            self._end()  # it died between messages
         if self._child is None:
             self._child = self._start()
         return self._child
@@ -95,16 +101,14 @@ class PhotoProcess:
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         # The allocator of the system obeys the memory bound exactly; Arrow's own ones reserve more than they use.
         environment = {"PYTHONPATH": path, "ARROW_DEFAULT_MEMORY_POOL": "system", **_ONE_THREAD}
-        command = [sys.executable, "-P", "-m", "blades_dist.data.sandbox_child", str(os.getpid())]
+        command = [sys.executable, "-P", "-m", self._module, str(os.getpid())]
         with tempfile.TemporaryFile() as errors:
             child = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=os.environ | environment
             )
             _prepare(child)
             try:
-                header, _ = wire.exchange(
-                    *_streams(child), {"config": self._config.model_dump(mode="json")}, b"", START_SECONDS
-                )
+                header, _ = wire.exchange(*_streams(child), self._hello, b"", START_SECONDS)
                 error = header["error"]
             except (wire.Gone, wire.Late) as problem:
                 errors.seek(0)
@@ -117,17 +121,37 @@ class PhotoProcess:
             raise SandboxError(f"the process that decodes photos cannot work: {error}")
         return child
 
-    def _end(self) -> str:
-        """Ends the child, if there is one; returns what became of it, for the photo it was working on."""
+    def _end(self) -> Failed:
+        """Ends the child, if there is one; returns what became of it, for the message it was working on."""
         child, self._child = self._child, None
-        if child is None:
-            return ""
-        code = _kill(child)
+        code = 0 if child is None else _kill(child)
         if code == -signal.SIGKILL:
-            bound = self._config.memory_mebibytes
-            return f"the decoder was killed, perhaps for memory; its bound is {bound} MiB"
+            return Failed("killed", f"the decoder was killed, perhaps for memory; its bound is {self._bound} MiB")
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"status {code}"
-        return f"the decoder crashed ({name})"
+        return Failed("crashed", f"the decoder crashed ({name})")
+
+
+class PhotoProcess(BoundedProcess):
+    """``process_photo`` in a child process of its own; a context manager.
+
+    Start one a worker process: a child costs about 100 MiB and half a second, a photo about a millisecond more than in
+    the own process.
+    """
+
+    def __init__(self, config: IngestConfig):
+        hello = {"config": config.model_dump(mode="json")}
+        super().__init__("blades_dist.data.sandbox_child", hello, config.seconds_per_photo, config.memory_mebibytes)
+
+    def process(self, photo: Photo, data: bytes, given: Given) -> Outcome:
+        """What ``crops.process_photo`` makes of a photo; ``unreadable`` where it took the child down or too long.
+
+        Raises:
+            SandboxError: as ``ask``.
+        """
+        try:
+            return wire.read_answer(*self.ask(wire.request_header(photo, given), data))
+        except Failed as failure:
+            return Outcome(photo.path, rejected=[(None, "unreadable", str(failure))])
 
 
 def _prepare(child: subprocess.Popen[bytes]) -> None:

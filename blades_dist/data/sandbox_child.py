@@ -9,6 +9,8 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,8 +31,20 @@ from blades_dist.data.sources.base import Given
 _PR_SET_PDEATHSIG = 1
 
 
+Answer = Callable[[wire.Message], wire.Message]
+
+
 def main(parent: int) -> int:
     """Serves ``parent`` until it closes the pipe; everything goes through stdin and stdout."""
+    return serve(parent, _begin)
+
+
+def serve(parent: int, begin: Callable[[dict[str, Any]], tuple[Answer, int]]) -> int:
+    """The life of a child of ``sandbox.BoundedProcess``: ``begin`` takes its first header and returns what answers the
+    messages that follow, and the mebibytes that may be held from then on.
+
+    A LocatorError of ``begin`` is told to the parent.
+    """
     _die_with(parent)
     # The pipe is for messages alone: whatever a library prints goes where errors go.
     source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
@@ -38,25 +52,30 @@ def main(parent: int) -> int:
     first = wire.receive(source)
     if first is None:
         return 0
-    config = IngestConfig.model_validate(first[0]["config"])
     # Arrow would load pandas, for 40 MiB and a third of a second, to see whether a list is a series.
     sys.modules["pandas"] = None  # type: ignore[assignment]
     cv2.setNumThreads(1)
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     try:
-        check_locator(config)
-        _warm_up(config)
-        error = ""
+        answer, mebibytes = begin(first[0])
     except LocatorError as problem:
-        error = str(problem)
-    _bound_memory(config.memory_mebibytes)
-    _send(sink, {"error": error})
+        _send(sink, {"error": str(problem)})
+        return 1
+    _bound_memory(mebibytes)
+    _send(sink, {"error": ""})
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what decoders have to say of hostile files is in the outcome
     os.dup2(2, 1)
     while (message := wire.receive(source)) is not None:
-        _send(sink, *_answer(message, config))
+        _send(sink, *answer(message))
     return 0
+
+
+def _begin(first: dict[str, Any]) -> tuple[Answer, int]:
+    config = IngestConfig.model_validate(first["config"])
+    check_locator(config)
+    _warm_up(config)
+    return partial(_answer, config=config), config.memory_mebibytes
 
 
 def _warm_up(config: IngestConfig) -> None:

@@ -2,8 +2,6 @@
 
 import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from blades_dist.config import Resize
@@ -26,10 +24,7 @@ def resized(pixels: np.ndarray, size: int, how: Resize) -> np.ndarray:
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
         raise ValueError(f"expected a crop (H, W, 3) uint8, got {pixels.dtype} {pixels.shape}")
     if how in FLOAT:
-        tensor = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
-        if tensor.shape[2:] != (size, size):
-            tensor = F.interpolate(tensor, (size, size), mode="bilinear", antialias=how == "bilinear_antialias")
-        return np.ascontiguousarray(tensor[0].numpy())
+        return _bilinear(pixels, size, antialias=how == "bilinear_antialias")
     target = np.empty((3, size, size), np.uint8)
     if how == "area":
         resize_into(target, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
@@ -38,3 +33,13 @@ def resized(pixels: np.ndarray, size: int, how: Resize) -> np.ndarray:
     kernel = Image.Resampling[how.removeprefix("pil_").upper()]
     target[:] = np.asarray(picture.resize((size, size), kernel)).transpose(2, 0, 1)
     return target
+
+
+def _bilinear(pixels: np.ndarray, size: int, antialias: bool) -> np.ndarray:
+    import torch  # only here: a process that decodes photos for the other methods does without
+    import torch.nn.functional as F
+
+    tensor = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
+    if tensor.shape[2:] != (size, size):
+        tensor = F.interpolate(tensor, (size, size), mode="bilinear", antialias=antialias)
+    return np.ascontiguousarray(tensor[0].numpy())

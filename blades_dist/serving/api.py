@@ -1,184 +1,166 @@
-"""The HTTP interface, apart from Ray: routes, limits, problems. ``app`` puts it on Ray Serve."""
+"""The HTTP interface, apart from Ray: routes over a ``work.Backend``. ``app`` puts it on Ray Serve."""
 
-import asyncio
-import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Annotated, Any, Literal, Protocol
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-import numpy as np
-from fastapi import FastAPI, Query, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi.openapi.utils import get_openapi
 
 import blades_dist
-from blades_dist.data.decode import Rejected
-from blades_dist.detect.detector import Detector, FaceResult
-from blades_dist.detect.inspect import Prepared, prepare, reference, report
-from blades_dist.serving.body_limit import BodyLimit
+from blades_dist.serving import kserve
+from blades_dist.serving.bodies import MANY_IMAGES, ONE_IMAGE, many_images, one_image
+from blades_dist.serving.config import ServiceConfig
+from blades_dist.serving.layers import BodyLimit, Envelope, Gate, Handled
+from blades_dist.serving.logs import log_handled
+from blades_dist.serving.page import add_page
+from blades_dist.serving.problems import add_handlers, documented
 from blades_dist.serving.schema import (
-    PROBLEM_TYPE,
-    STATUS_OF_REASON,
+    BatchResponse,
+    BatchTimings,
     DetectResponse,
     Health,
-    ModelInfo,
+    Job,
+    JobAccepted,
     Models,
-    OperatingPointInfo,
     Problem,
-    Timings,
 )
+from blades_dist.serving.tokens import Tokens
+from blades_dist.serving.work import Backend, Options, judge, judge_many
 
-_log = logging.getLogger(__name__)
-
-_TITLES = {
-    400: "The request cannot be read",
-    404: "No such resource",
-    405: "Method not allowed",
-    413: "Too large",
-    415: "Format not allowed",
-    422: "Nothing to judge",
-    500: "Internal error",
-}
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "description": "a JPEG, PNG, WebP or TIFF image, as field `file` of a form or as the body itself",
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}},
-                }
-            },
-            **{
-                kind: {"schema": {"type": "string", "format": "binary"}}
-                for kind in ("image/*", "application/octet-stream")
-            },
-        },
-    }
-}
+ModelParameter = Annotated[
+    str | None, Query(max_length=64, description="a name of GET /v1/models; default: the default one")
+]
+FprParameter = Annotated[float | None, Query(gt=0, lt=1, description="false-positive rate; default: the detector's")]
+FacesParameter = Annotated[Literal["locate", "crop"], Query(description="crop: the image is one face")]
+JobName = Annotated[str, Path(max_length=64)]
+_EVERY = (400, 401, 403, 404, 408, 413, 431, 503)
 
 
-class Scorer(Protocol):
-    """What the routes need: a detector, and a way to run it that may put requests together."""
+def make_api(
+    backend: Backend,
+    config: ServiceConfig,
+    tokens: Tokens,
+    observe: Callable[[Handled], None] = log_handled,
+    id_header: bool = True,
+) -> FastAPI:
+    """The application; ``observe`` is told of every request, ``id_header``: as in ``layers.Envelope``."""
+    app = FastAPI(
+        title="BLADES-dist detector",
+        version=blades_dist.__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.add_middleware(BodyLimit, config=config)
+    app.add_middleware(Gate, config=config, tokens=tokens)
+    app.add_middleware(Envelope, observe=observe, id_header=id_header)
+    add_handlers(app)
+    _add_detection(app, backend, config)
+    _add_jobs(app, backend, config)
+    app.include_router(kserve.make_router(backend, config.max_batch_size, config.deadline_seconds))
+    add_page(app)
 
-    detector: Detector
-
-    async def score(self, crops: np.ndarray, fpr: float) -> list[FaceResult]: ...
-
-
-def make_api(scorer: Scorer, max_bytes: int, max_pixels: int, decoders: int = 2) -> FastAPI:
-    """The application; ``decoders`` bounds the images being decoded at once, and so their memory."""
-    app = FastAPI(title="BLADES-dist detector", version=blades_dist.__version__)
-    app.add_middleware(BodyLimit, max_bytes=max_bytes, refusal=lambda: _too_large(max_bytes))
-    _add_handlers(app)
-    pool = ThreadPoolExecutor(decoders, "decode")
-    how = scorer.detector.info.preprocessing
-    problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem, "description": _TITLES[status]} for status in (400, 413, 415, 422)
-    }
-
-    @app.post("/v1/detect", responses=problems, openapi_extra=_BODY, summary="Judge every face of one image")
-    async def detect(
-        request: Request,
-        fpr: Annotated[
-            float | None, Query(gt=0, lt=1, description="false-positive rate; default: the detector's")
-        ] = None,
-        faces: Annotated[Literal["locate", "crop"], Query(description="crop: the image is one face")] = "locate",
-    ) -> DetectResponse:
-        begin = time.perf_counter()
-        try:
-            rate = scorer.detector.check_fpr(fpr)
-        except ValueError as error:
-            raise _Refused(400, "bad_parameter", str(error)) from None
-        data = await _image_bytes(request)
-        received = time.perf_counter()
-        work = partial(prepare, data, how, max_pixels, max_bytes, whole=faces == "crop")
-        prepared: Prepared = await asyncio.get_running_loop().run_in_executor(pool, work)
-        ready = time.perf_counter()
-        results = await scorer.score(prepared.crops, rate)
-        end = time.perf_counter()
-        timings = Timings(prepare=ready - received, score=end - ready, total=end - begin)
-        return DetectResponse(**dict(report(scorer.detector, prepared, results)), timings=timings)
-
-    @app.get("/v1/models", summary="Which detectors answer here, and at which operating points")
+    @app.get("/v1/models", responses=documented(401, 503), summary="Which detectors answer, at which operating points")
     async def models() -> Models:
-        return Models(models=[describe(scorer.detector)])
+        return Models(models=await backend.models())
 
-    @app.get("/healthz", summary="Whether requests can be answered")
+    @app.get("/healthz", summary="Whether requests are taken")
     async def healthz() -> Health:
         return Health()
 
+    _complete_openapi(app, bool(tokens))
     return app
 
 
-def describe(detector: Detector) -> ModelInfo:
-    """A detector as ``GET /v1/models`` shows it."""
-    info = detector.info
-    return ModelInfo(
-        detector=reference(detector),
-        fpr=info.fpr,
-        smallest_fpr=info.calibration.smallest_fpr,
-        calibration_faces=info.calibration.n,
-        operating_points=[OperatingPointInfo(fpr=p.fpr, threshold=p.threshold) for p in info.operating_points],
-        labels=info.labels,
+def _add_detection(app: FastAPI, backend: Backend, config: ServiceConfig) -> None:
+    @app.post(
+        "/v1/detect",
+        responses=documented(*_EVERY, 415, 422, 504),
+        openapi_extra=ONE_IMAGE,
+        summary="Judge every face of one image",
     )
+    async def detect(
+        request: Request, fpr: FprParameter = None, faces: FacesParameter = "locate", model: ModelParameter = None
+    ) -> DetectResponse:
+        options = _options(request, fpr, faces, model)
+        judged = await judge(backend, await one_image(request), options, config.deadline_seconds)
+        request.scope["timings"] = judged.timings.model_dump()
+        return DetectResponse(**dict(judged), request_id=options.request_id)
+
+    @app.post(
+        "/v1/detect/batch",
+        responses=documented(*_EVERY, 415),
+        openapi_extra=MANY_IMAGES,
+        summary="Judge many images; each gets a result or a problem",
+    )
+    async def detect_batch(
+        request: Request, fpr: FprParameter = None, faces: FacesParameter = "locate", model: ModelParameter = None
+    ) -> BatchResponse:
+        begin, options = time.perf_counter(), _options(request, fpr, faces, model)
+        uploads, _ = await many_images(request, config.max_files)
+        results = await judge_many(backend, uploads, options, config.deadline_seconds)
+        timings = BatchTimings(total=time.perf_counter() - begin)
+        return BatchResponse(results=results, timings=timings, request_id=options.request_id)
 
 
-class _Refused(Exception):
-    def __init__(self, status: int, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.status, self.reason, self.detail = status, reason, detail
+def _add_jobs(app: FastAPI, backend: Backend, config: ServiceConfig) -> None:
+    @app.post(
+        "/v1/jobs",
+        status_code=202,
+        responses=documented(*_EVERY, 415, 429),
+        openapi_extra=MANY_IMAGES,
+        summary="Judge many images later; ask for the results, or have them posted",
+    )
+    async def submit(
+        request: Request,
+        fpr: FprParameter = None,
+        faces: FacesParameter = "locate",
+        model: ModelParameter = None,
+        webhook: Annotated[str | None, Query(max_length=2048, description="URL of an allowed host")] = None,
+    ) -> JobAccepted:
+        uploads, named = await many_images(request, config.max_files)
+        job = await backend.submit(uploads, _options(request, fpr, faces, model), webhook or named)
+        return JobAccepted(id=job.id, status_url=f"/v1/jobs/{job.id}")
+
+    @app.get("/v1/jobs/{name}", responses=documented(401, 404, 503), summary="A job, with its results when done")
+    async def job(name: JobName) -> Job:
+        return await backend.job(name)
+
+    @app.delete("/v1/jobs/{name}", status_code=204, responses=documented(401, 404, 503), summary="End and forget a job")
+    async def drop(name: JobName) -> Response:
+        await backend.drop_job(name)
+        return Response(status_code=204)
 
 
-async def _image_bytes(request: Request) -> bytes:
-    """The image of a form's field ``file``, or else the body. What it is, its own bytes say, not its label."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "multipart/form-data":
-        return await request.body()
-    async with request.form(max_files=1, max_fields=4) as form:
-        file = form.get("file")
-        if not isinstance(file, UploadFile):
-            raise _Refused(400, "no_file", "the form has no file in a field named 'file'")
-        return await file.read()
+def _options(request: Request, fpr: float | None, faces: str, model: str | None) -> Options:
+    return Options(model, fpr, faces == "crop", request.scope.get("request_id", ""))
 
 
-def _problem(status: int, reason: str, detail: str, title: str | None = None) -> JSONResponse:
-    body = Problem(title=title or _TITLES.get(status, "Request refused"), status=status, detail=detail, reason=reason)
-    return JSONResponse(body.model_dump(), status_code=status, media_type=PROBLEM_TYPE)
+def _complete_openapi(app: FastAPI, secured: bool) -> None:
+    """Schemas that routes read by themselves, and how to authenticate."""
 
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            found = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            parts = found.setdefault("components", {})
+            for model in (Problem, kserve.InferRequest):
+                schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                parts.setdefault("schemas", {}).update(schema.pop("$defs", {}))
+                parts["schemas"][model.__name__] = schema
+            parts["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+            if secured:
+                found["security"] = [{"bearer": []}]
+            for path in found["paths"].values():
+                for operation in path.values():
+                    # FastAPI promises its own shape for parameters that it refuses; ours is 400.
+                    body = operation["responses"].get("422", {}).get("content", {}).get("application/json")
+                    if body is not None:
+                        del operation["responses"]["422"]
+                        operation["responses"].setdefault("400", documented(400)[400])
+            for name in ("HTTPValidationError", "ValidationError"):
+                parts["schemas"].pop(name, None)
+            app.openapi_schema = found
+        return app.openapi_schema
 
-def _too_large(max_bytes: int) -> JSONResponse:
-    answer = _problem(413, "too_large", f"the request body is larger than {max_bytes} bytes")
-    answer.headers["connection"] = "close"  # the rest of the body is not worth reading
-    return answer
-
-
-def _add_handlers(app: FastAPI) -> None:
-    @app.exception_handler(Rejected)
-    async def rejected(_: Request, error: Rejected) -> JSONResponse:
-        return _problem(STATUS_OF_REASON.get(error.reason, 400), error.reason, error.detail)
-
-    @app.exception_handler(_Refused)
-    async def refused(_: Request, error: _Refused) -> JSONResponse:
-        return _problem(error.status, error.reason, error.detail)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        found = "; ".join(f"{'.'.join(map(str, item['loc'][1:]))}: {item['msg']}" for item in error.errors())
-        return _problem(400, "bad_parameter", found)
-
-    @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
-        answer = _problem(error.status_code, "bad_request" if error.status_code == 400 else "http", str(error.detail))
-        answer.headers.update(error.headers or {})
-        return answer
-
-    @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        _log.error("request to %s failed", request.url.path, exc_info=error)
-        return _problem(500, "internal", "the service failed on this request; its log says why")
+    app.openapi = document  # type: ignore[method-assign]

@@ -1,86 +1,116 @@
-"""The HTTP interface as a Ray Serve deployment, started on loopback and stopped without a trace."""
+"""The service on Ray Serve: built from a configuration, started, updated in place, stopped without a trace."""
 
-import asyncio
 import contextlib
+import hashlib
+import json
+import math
 import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from fastapi import FastAPI
+import ray
 from ray import serve
-from ray.serve.config import HTTPOptions
+from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions
 from ray.serve.schema import LoggingConfig
 
-from blades_dist.config import ServeConfig
-from blades_dist.detect.bundle import load_detector
-from blades_dist.detect.detector import FaceResult
-from blades_dist.serving.api import make_api
+import blades_dist
+from blades_dist.data.locate import make_locator
+from blades_dist.data.locate_models import LocatorError
+from blades_dist.detect.bundle import INDEX, load_detector
+from blades_dist.serving.config import ServiceConfig
+from blades_dist.serving.graph import Decode, Front, Jobs
+from blades_dist.serving.model import Model
+from blades_dist.serving.tokens import read_tokens
+from blades_dist.serving.webhook import read_webhooks
+from blades_dist.serving.work import AT_ONCE
 
 APPLICATION = "blades"
+SMALL_CPUS = 0.1  # logical CPUs of a front and of the jobs: they wait for the others
+_QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
-@serve.ingress()
-class DetectService:
-    """One replica: it holds the detector, and judges faces of concurrent requests together."""
-
-    def __init__(self, config: dict[str, Any]) -> None:
-        self._config = ServeConfig.model_validate(config)
-        self.detector = load_detector(self._config.detector)
-        self._judge.set_max_batch_size(self._config.max_batch_size)
-        self._judge.set_batch_wait_timeout_s(self._config.batch_wait_seconds)
-
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        return make_api(self, self._config.max_bytes, self._config.max_pixels)
-
-    async def score(self, crops: np.ndarray, fpr: float) -> list[FaceResult]:
-        """Answers for (n, 3, S, S) crops of one request."""
-        return list(await asyncio.gather(*(self._judge(crop, fpr) for crop in crops)))
-
-    @serve.batch
-    async def _judge(self, crops: list[np.ndarray], fprs: list[float]) -> list[FaceResult]:
-        return await asyncio.to_thread(self.detector.detect, np.stack(crops), fprs)
+def application(arguments: dict[str, Any]) -> serve.Application:
+    """For ``serve deploy``: ``import_path: blades_dist.serving.app:application``, with ``ServiceConfig``'s keys as
+    ``args``. Where the proxies bind is the deploy file's to say; without tokens every request must come from the
+    machine itself, wherever they bind."""
+    return build(ServiceConfig.model_validate(arguments))
 
 
-def build(config: ServeConfig) -> serve.Application:
-    """The application of a configuration."""
-    values = config.model_dump(mode="json")
-    # Replicas may run elsewhere than where the job was started.
-    values["detector"] = str(config.detector.resolve())
-    concurrent = 2 * config.max_batch_size  # one batch being judged, one forming; a bound below one would cap it
-    return serve.deployment(
-        name="detector",
-        num_replicas=config.replicas,
-        max_ongoing_requests=concurrent,
-        max_queued_requests=4 * concurrent,
-        ray_actor_options={"num_cpus": 1},
-        graceful_shutdown_timeout_s=10,
-        max_constructor_retry_count=1,
-    )(DetectService).bind(values)
+def build(config: ServiceConfig) -> serve.Application:
+    """The application of a configuration.
+
+    Two configurations that differ in bundle folders alone give one code version, so that deploying the second over the
+    first reconfigures replicas and restarts none.
+    """
+    values, version = _portable(config), _version(config)
+    drain = {"graceful_shutdown_timeout_s": config.deadline_seconds, "graceful_shutdown_wait_loop_s": 0.2}
+    common = drain | {"max_constructor_retry_count": 1, "logging_config": _QUIET}
+    waiting = AT_ONCE * config.max_requests
+
+    def deployment(target: type, name: str, cpus: float, ongoing: int, queued: int, **more: Any) -> serve.Deployment:
+        options = {"num_cpus": cpus} | more.pop("actor", {})
+        made = serve.deployment(
+            name=name,
+            ray_actor_options=options,
+            max_ongoing_requests=ongoing,
+            max_queued_requests=queued,
+            backpressure_config=BackpressureConfig(retry_after_s=1),
+            **common,
+            **more,
+        )(target)
+        # The version that Serve itself would take is random, and every deploy would restart every replica.
+        return made.options(version=version, _internal=True)
+
+    def model(name: str, folder: Path, of: str, shadow: Any, background: bool) -> serve.Application:
+        made = deployment(
+            Model,
+            name,
+            config.model_cpus,
+            2 * config.max_batch_size,  # one batch being judged, one forming; a bound below one would cap it
+            waiting,
+            user_config={"folder": str(folder.resolve()), "id": _identity(folder)},
+            actor={"num_gpus": 1} if config.gpu else {},
+            **_replicas(config.replicas, config.max_replicas, config.max_batch_size),
+        )
+        return made.bind(values, of, shadow, background)
+
+    shadows = {name: model(f"shadow-{name}", own, name, None, True) for name, own in config.shadow.items()}
+    models = {name: model(f"model-{name}", own, name, shadows.get(name), False) for name, own in config.bundles.items()}
+    decoders = _replicas(config.decoders, config.max_decoders, 1)
+    decode = deployment(Decode, "decode", config.decoder_cpus, 2, waiting, **decoders).bind(values)
+    jobs = deployment(Jobs, "jobs", SMALL_CPUS, 100, 100).bind(values, decode, models)
+    # The front itself says 503, as a problem document; only far beyond its own bound Serve does, in plain text.
+    front = deployment(Front, "front", SMALL_CPUS, waiting + 64, waiting + 64, num_replicas=config.fronts)
+    return front.bind(values, decode, models, jobs)
 
 
 @contextmanager
-def running(config: ServeConfig) -> Iterator[str]:
+def running(config: ServiceConfig) -> Iterator[str]:
     """The service for the enclosed block, on the Ray cluster this process is connected to; yields its URL.
 
     Raises:
-        FileNotFoundError, ValueError: the detector cannot be loaded, or Ray runs without authentication; nothing was
-            started.
+        FileNotFoundError, ValueError: a bundle cannot be loaded, the cluster is too small, Ray runs without
+            authentication, or a replica did not start; nothing is left running.
         OSError: the port is taken.
     """
     if os.environ.get("RAY_AUTH_MODE") == "disabled":
         # A replica's port for calls from other replicas is bound to every interface and takes pickled arguments.
         raise ValueError("RAY_AUTH_MODE=disabled: a Serve replica would take orders from the network; unset it")
-    load_detector(config.detector)  # said here in one line, rather than by a replica's trace
+    check(config)
+    _check_resources(config)
     _check_port(config.host, config.port)
-    http, quiet = HTTPOptions(host=config.host, port=config.port), LoggingConfig(log_level="WARNING")
-    serve.start(proxy_location="HeadOnly", http_options=http, logging_config=quiet)
+    # The last resort: every route has its own deadline.
+    longest = config.receive_seconds + config.deadline_seconds * math.ceil(config.max_files / AT_ONCE) + 10
+    http = HTTPOptions(host=config.host, port=config.port, request_timeout_s=longest)
+    serve.start(proxy_location="HeadOnly", http_options=http, logging_config=_QUIET)
     try:
-        serve.run(build(config), name=APPLICATION, route_prefix="/", logging_config=quiet)
+        _run(config)
         host = f"[{config.host}]" if ":" in config.host else config.host
         yield f"http://{host}:{config.port}"
     finally:
@@ -90,13 +120,123 @@ def running(config: ServeConfig) -> Iterator[str]:
                 serve.shutdown()
 
 
-def wait_for_signal() -> None:
-    """Returns at Ctrl-C or SIGTERM. Call it in the main thread."""
-    stop = threading.Event()
+def update(config: ServiceConfig, seconds: float = 120.0) -> None:
+    """Brings the bundles that now lie in the configured folders into the running service, without a pause.
+
+    Raises:
+        FileNotFoundError, ValueError: one cannot be loaded; the service goes on as before.
+        TimeoutError: a replica has not taken its bundle up; its log says why.
+    """
+    check(config)
+    _run(config)
+    end = time.monotonic() + seconds
+    for name, folder in config.bundles.items():
+        handle = serve.get_deployment_handle(f"model-{name}", APPLICATION)
+        while handle.describe.remote().result(timeout_s=seconds).info.detector.id != _identity(folder):
+            if time.monotonic() > end:
+                raise TimeoutError(
+                    f"{name}: {folder} was not taken up within {seconds:g} s; the service's log says why"
+                )
+            time.sleep(0.1)
+
+
+def metrics_url() -> str:
+    """Where Prometheus reads what this node's replicas count; Ray chooses the port, unless it was given one."""
+    node = next(item for item in ray.nodes() if item["Alive"])
+    return f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+
+
+def check(config: ServiceConfig) -> None:
+    """Asks here, in one line, what a replica would else say in a trace.
+
+    Raises:
+        FileNotFoundError, ValueError: a bundle, its face locator, the tokens or the webhook secret cannot be used.
+    """
+    read_tokens(config)
+    read_webhooks(config)
+    for folder in (*config.bundles.values(), *config.shadow.values()):
+        detector = load_detector(folder)
+        try:
+            make_locator(detector.info.preprocessing.locator, detector.locator_model)
+        except LocatorError as error:
+            raise ValueError(f"detector {folder}: {error}") from None
+    for name, folder in config.shadow.items():
+        own, other = (load_detector(item).info.preprocessing for item in (config.bundles[name], folder))
+        for what in ("image_size", "resize", "crop_scale"):
+            if getattr(own, what) != getattr(other, what):
+                raise ValueError(f"shadow: {folder} has {what} {getattr(other, what)}, not {getattr(own, what)}")
+
+
+def wait_for_signal(on_hangup: Callable[[], None] = lambda: None) -> None:
+    """Returns at Ctrl-C or SIGTERM; SIGHUP calls ``on_hangup``. Call it in the main thread."""
+    stop, hangup = threading.Event(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    while not stop.wait(1.0):
-        pass
+    signal.signal(signal.SIGHUP, lambda *_: hangup.set())
+    while not stop.wait(0.5):
+        if hangup.is_set():
+            hangup.clear()
+            on_hangup()
+
+
+def _run(config: ServiceConfig, name: str = APPLICATION, route: str = "/") -> None:
+    try:
+        serve.run(build(config), name=name, route_prefix=route, logging_config=_QUIET)
+    except RuntimeError as error:
+        raise ValueError(f"the service did not start: {_reason(name, error)}") from None
+
+
+def _reason(name: str, error: RuntimeError) -> str:
+    """The last line of the trace that a replica left: what it failed for."""
+    found = serve.status().applications.get(name)
+    messages = [item.message for item in found.deployments.values()] if found else []
+    lines = [line.strip() for text in (*messages, str(error)) for line in text.splitlines() if "Error: " in line]
+    return lines[-1] if lines else str(error).strip().splitlines()[-1]
+
+
+def _replicas(least: int, most: int | None, target: int) -> dict[str, Any]:
+    if most is None or most == least:
+        return {"num_replicas": least}
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=least, max_replicas=most, target_ongoing_requests=target, upscale_delay_s=5
+        )
+    }
+
+
+def _portable(config: ServiceConfig) -> dict[str, Any]:
+    """The configuration for replicas, which may run elsewhere: whole paths, and of tokens only what they hash to."""
+    values = config.model_dump(mode="json", include=set(ServiceConfig.model_fields))
+    values["tokens"], values["tokens_file"] = read_tokens(config).hashed, None
+    if config.webhook_secret_file is not None:
+        values["webhook_secret_file"] = str(config.webhook_secret_file.resolve())
+    return values
+
+
+def _version(config: ServiceConfig) -> str:
+    values = _portable(config) | {name: sorted(getattr(config, name)) for name in ("others", "shadow")}
+    del values["detector"]
+    text = json.dumps([blades_dist.__version__, values], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _identity(folder: Path) -> str:
+    with contextlib.suppress(OSError):
+        return hashlib.sha256((folder / INDEX).read_bytes()).hexdigest()
+    return ""  # the replica says what is wrong with it
+
+
+def _check_resources(config: ServiceConfig) -> None:
+    there, number = ray.cluster_resources(), len(config.bundles) + len(config.shadow)
+    needed = {"CPU": config.decoders * config.decoder_cpus + number * config.replicas * config.model_cpus}
+    needed["CPU"] += (config.fronts + 1) * SMALL_CPUS
+    needed["GPU"] = number * config.replicas if config.gpu else 0
+    for kind, amount in needed.items():
+        if amount > there.get(kind, 0) + 1e-9:
+            raise ValueError(
+                f"the service needs {amount:g} of Ray's logical {kind}s and the cluster has {there.get(kind, 0):g}: "
+                "lower model_cpus, decoder_cpus or replicas, or raise ray.num_cpus"
+            )
 
 
 def _check_port(host: str, port: int) -> None:

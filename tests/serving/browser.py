@@ -16,32 +16,26 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 import uvicorn
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import FileResponse
-from fastapi.staticfiles import StaticFiles
+from fastapi import FastAPI
 from PIL import Image
 from toy_detector import tiny_encoder, toy_detector, toy_manifest
 
-import blades_dist.serving
 from blades_dist.config import FitConfig, OneClassConfig
 from blades_dist.data.simulate import generated, photograph
 from blades_dist.data.simulation.generators import FAMILIES
 from blades_dist.detect.bundle import save_detector
 from blades_dist.detect.consistency import claimed_labels
-from blades_dist.detect.detector import Detector, FaceResult
+from blades_dist.detect.detector import Detector
 from blades_dist.detect.features import FeatureSet
 from blades_dist.detect.fit import CALIBRATE, FIT, MEASURE, RealFaces, assemble
 from blades_dist.detect.fitting import Fitted
 from blades_dist.detect.inspect import ImageReport, Prepared, prepare, report
 from blades_dist.detect.one_class import fit_one_class
 from blades_dist.serving.api import make_api
+from blades_dist.serving.tokens import read_tokens
 from blades_dist.tasks import TAGS
+from tests.serving.local import Local, small_config
 
-PAGE = Path(blades_dist.serving.__file__).parent / "page"
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 MAX_BYTES, MAX_PIXELS = 2_000_000, 1_000_000
 VIEWS = ("jpeg75",)
 
@@ -153,42 +147,9 @@ class Watch:
             self.posts.append(urlsplit(request.url).query)
 
 
-class _Direct:
-    def __init__(self, detector: Detector) -> None:
-        self.detector = detector
-
-    async def score(self, crops: np.ndarray, fpr: float) -> list[FaceResult]:
-        return self.detector.detect(crops, fpr)
-
-
 def _app(detector: Detector) -> FastAPI:
-    app, api = FastAPI(), make_api(_Direct(detector), MAX_BYTES, MAX_PIXELS)
-
-    @app.middleware("http")
-    async def headers(request: Request, call_next: Any) -> Response:
-        answer = await call_next(request)
-        answer.headers["content-security-policy"] = POLICY
-        answer.headers["x-content-type-options"] = "nosniff"
-        return answer
-
-    @app.get("/")
-    def page() -> FileResponse:
-        return FileResponse(PAGE / "index.html")
-
-    @app.get("/v1/models")
-    async def models() -> Response:
-        (route,) = (route for route in api.routes if route.path == "/v1/models")
-        (own,) = (await route.endpoint()).model_dump()["models"]
-        scores = detector.calibration.scores
-        low, high = np.quantile(scores, [0.005, 0.995])
-        counts, edges = np.histogram(np.clip(scores, low, high), 40, (low, high))
-        own |= {"name": "toy", "default": True, "score_unit": "nats"}
-        own["histogram"] = {"edges": edges.tolist(), "counts": counts.tolist()}
-        return Response(json.dumps({"models": [own]}), media_type="application/json")
-
-    app.mount("/page", StaticFiles(directory=PAGE))
-    app.mount("/", api)
-    return app
+    config = small_config(name="toy", max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
+    return make_api(Local(detector, config), config, read_tokens(config))
 
 
 def _first_of(detector: Detector, pictures: Iterator[bytes], verdicts: tuple[str, ...]) -> dict[str, bytes]:

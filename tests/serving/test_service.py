@@ -1,101 +1,259 @@
 """The service on Ray Serve: one start for all of it."""
 
 import contextlib
-import io
 import json
+import os
+import shutil
 import socket
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import piexif
+import psutil
 import pytest
 from PIL import Image
-from toy_detector import write_bundle, write_photographs
+from toy_detector import toy_detector, write_bundle
 
+from blades_dist.client import Client, ServiceProblem
 from blades_dist.config import RayConfig, ServeConfig
+from blades_dist.detect.bundle import load_detector, save_detector
 from blades_dist.raylocal import cluster
+from tests.serving.local import encoded
 
 pytestmark = pytest.mark.ray
 PREDICT = Path(__file__).parents[2] / "jobs" / "predict.py"
+LIMITS = {"max_bytes": 300_000, "max_batch_bytes": 600_000, "max_pixels": 500_000, "max_requests": 16}
 
 
-def _free_port():
+def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    write_photographs(folder, range(300, 306), sidecars=False)
-    return sorted(folder.glob("*.jpg"))
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bundle") / "oc"
-    write_bundle(folder)
+def bundles(tmp_path_factory):
+    """The default, which tests replace, another kind, and a shadow."""
+    folder = tmp_path_factory.mktemp("bundles")
+    write_bundle(folder / "default")
+    write_bundle(folder / "other", "knn")
+    write_bundle(folder / "shadow", "mahalanobis")
     return folder
 
 
 @pytest.fixture(scope="module")
-def service(request, bundle):
+def config(bundles):
+    return ServeConfig(
+        detector=bundles / "default",
+        others={"other": bundles / "other"},
+        shadow={"other": bundles / "shadow"},
+        port=free_port(),
+        model_cpus=0.5,
+        **LIMITS,
+    )
+
+
+@pytest.fixture(scope="module")
+def service(request, config):
     from blades_dist.serving.app import running
 
     with contextlib.suppress(pytest.FixtureLookupError):  # the session's cluster, where there is one
         request.getfixturevalue("ray_cluster")
-    config = ServeConfig(detector=bundle, port=_free_port(), max_bytes=300_000, max_pixels=500_000)
-    with cluster(RayConfig(num_cpus=2)), running(config) as url:
+    with cluster(RayConfig(num_cpus=4)), running(config) as url:
         yield url
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", config.port)) != 0, "the port is still open"
 
 
-def test_answers_equal_the_predict_job(service, photos, bundle):
-    command = [sys.executable, str(PREDICT), str(bundle), str(photos[0].parent), "--json"]
+@pytest.fixture(scope="module")
+def files(photos, tmp_path_factory):
+    """Photographs, one that is turned and carries EXIF, and one of two faces."""
+    folder = tmp_path_factory.mktemp("files")
+    for photo in photos:
+        shutil.copy(photo, folder)
+    with Image.open(photos[2]) as picture:
+        pixels = picture.convert("RGB")
+    tags = {"0th": {piexif.ImageIFD.Make: b"Canon", piexif.ImageIFD.Orientation: 6}, "Exif": {}}
+    tags["Exif"] = {piexif.ExifIFD.ISOSpeedRatings: 200, piexif.ExifIFD.Flash: 0}
+    pixels.rotate(90, expand=True).save(folder / "turned.jpg", exif=piexif.dump(tags), quality=95)
+    pair = Image.new("RGB", (2 * pixels.width, pixels.height))
+    pair.paste(pixels, (0, 0))
+    pair.paste(pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (pixels.width, 0))
+    pair.save(folder / "pair.png")
+    return sorted(folder.iterdir())
+
+
+def ask(service, photo, query=""):
+    return httpx.post(f"{service}/v1/detect{query}", files={"file": (photo.name, photo.read_bytes())}, timeout=60)
+
+
+def test_answers_equal_the_predict_job(service, files, config):
+    command = [sys.executable, str(PREDICT), str(config.detector), str(files[0].parent), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     expected = {Path(item.pop("path")).name: item for item in json.loads(done.stdout)["images"]}
-    assert expected
-
-    def ask(photo):
-        answer = httpx.post(f"{service}/v1/detect", files={"file": photo.read_bytes()}, timeout=60)
-        if photo.name not in expected:
-            assert answer.status_code == 422
-            return None
-        body = answer.json()
-        body.pop("timings")
-        return body
+    assert len(expected["pair.png"]["faces"]) == 2 and expected["turned.jpg"]["faces"][0]["exif_consistency"]
 
     # Many at once, so that batches form; the answers are those of one file at a time, bit for bit.
     with ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(ask, photos * 4))
-    for photo, answer in zip(photos * 4, answers, strict=True):
-        assert answer == expected.get(photo.name)
+        answers = list(pool.map(lambda photo: ask(service, photo), files * 4))
+    for photo, answer in zip(files * 4, answers, strict=True):
+        if photo.name not in expected:
+            assert answer.status_code == 422, answer.text
+            continue
+        body = answer.json()
+        body.pop("timings"), body.pop("request_id")
+        assert body == expected[photo.name]
 
 
-def test_bad_input_is_a_problem_document(service, photos):
-    gray = io.BytesIO()
-    Image.new("RGB", (200, 200), "gray").save(gray, "PNG")
-    large = io.BytesIO()
-    Image.new("RGB", (900, 900), "gray").save(large, "PNG")
-    data = photos[0].read_bytes()
+def test_bad_input_is_a_problem_document(service, photo):
+    data = photo.read_bytes()
+    large = encoded((900, 900))
     for content, status, reason in (
         (data[: len(data) // 2], 400, "truncated"),
         (b"no picture", 400, "unreadable"),
-        (large.getvalue(), 413, "too_large"),
+        (large, 413, "too_large"),
         (b"x" * 5_000_000, 413, "too_large"),
         ((b"x" * 50_000 for _ in range(100)), 413, "too_large"),
         (b"GIF89a" + bytes(50), 415, "unsupported"),
-        (gray.getvalue(), 422, "no_face"),
+        (encoded((200, 200)), 422, "no_face"),
     ):
         answer = httpx.post(f"{service}/v1/detect", content=content, timeout=60)
         assert (answer.status_code, answer.json()["reason"]) == (status, reason), answer.text
         assert answer.headers["content-type"] == "application/problem+json"
-    assert httpx.get(f"{service}/healthz").json() == {"status": "ok"}
-    assert len(httpx.get(f"{service}/v1/models").json()["models"]) == 1
+    assert httpx.post(f"{service}/v1/detect?fpr=0.0001", content=data, timeout=60).status_code == 400
+
+
+def test_headers_and_request_ids(service):
+    answer = httpx.get(f"{service}/healthz", headers={"x-request-id": "my-id"})
+    assert answer.json() == {"status": "ok"}
+    assert answer.headers.get_list("x-request-id") == ["my-id"] and answer.headers["cache-control"] == "no-store"
+    answer = httpx.post(f"{service}/v1/detect", content=b"x")
+    assert answer.headers.get_list("x-request-id") == [answer.json()["request_id"]]
+    assert httpx.get(f"{service}/healthz", headers={"host": "evil.example"}).json()["reason"] == "host"
+    assert httpx.get(f"{service}/healthz", headers={"x-y": "z" * 20_000}).status_code == 431
+
+
+def test_several_bundles_by_name(service, config, photo):
+    models = {item["name"]: item for item in httpx.get(f"{service}/v1/models").json()["models"]}
+    assert set(models) == {"default", "other"} and models["default"]["default"]
+    for name, folder in config.bundles.items():
+        own = load_detector(folder).id
+        assert models[name]["detector"]["id"] == own
+        assert ask(service, photo, f"?model={name}").json()["detector"]["id"] == own
+    assert ask(service, photo, "?model=none").json()["reason"] == "no_model"
+    assert httpx.get(f"{service}/v2/health/ready").json() == {"ready": True}
+
+
+def test_the_shadow_is_counted_and_changes_nothing(service, photos, bundles):
+    own = load_detector(bundles / "other").id
+    for photo in photos:
+        answer = ask(service, photo, "?model=other")
+        if answer.status_code == 200:
+            assert answer.json()["detector"]["id"] == own
+    wanted = [f'blades_shadow_faces_total{{outcome="{outcome}"' for outcome in ("agreed", "disagreed")]
+    wait_for(lambda: any(line.startswith("ray_blades_shadow") for line in metrics() if "greed" in line), wanted)
+
+
+def test_metrics_are_there_for_prometheus(service, photo):
+    assert ask(service, photo).status_code == 200
+    names = ("requests", "request_seconds", "decode_seconds", "batch_faces", "p_value")
+    wait_for(lambda: all(any(f"ray_blades_{name}" in line for line in metrics()) for name in names), metrics)
+
+
+def test_jobs(service, files):
+    uploads = [("file", (file.name, file.read_bytes())) for file in files[:4]]
+    accepted = httpx.post(f"{service}/v1/jobs", files=uploads, timeout=60)
+    assert accepted.status_code == 202, accepted.text
+    url = service + accepted.json()["status_url"]
+    wait_for(lambda: httpx.get(url).json()["status"] == "done", lambda: httpx.get(url).json())
+    results = httpx.get(url).json()["results"]
+    assert [item["filename"] for item in results] == [file.name for file in files[:4]]
+    assert all((item["image"] is None) != (item["problem"] is None) for item in results)
+    assert httpx.delete(url).status_code == 204
+    assert httpx.get(url).json()["reason"] == httpx.delete(url).json()["reason"] == "no_job"
+    refused = httpx.post(f"{service}/v1/jobs?webhook=https://evil.example/", files=uploads)
+    assert (refused.status_code, refused.json()["reason"]) == (403, "webhook")
+
+
+def test_killed_replicas_cost_no_answer(service, photo):
+    with load_on(service, photo) as statuses:
+        for name in ("decode", "model-default"):
+            time.sleep(0.5)
+            for process in replicas(name)[:1]:
+                process.kill()
+        time.sleep(3)
+    assert set(statuses) == {200} and len(statuses) > 3, statuses
+
+
+def test_a_new_bundle_comes_without_a_failed_request(service, config, photo):
+    from blades_dist.serving.app import update
+
+    before = load_detector(config.detector).id
+    with load_on(service, photo) as statuses:
+        time.sleep(0.5)
+        # Other preprocessing too, so that crops of the old bundle do not fit the new one.
+        save_detector(config.detector, toy_detector("knn", ("jpeg75", "jpeg50")))
+        after = load_detector(config.detector).id
+        pids = {process.pid for process in replicas("model-default")}
+        update(config)
+        time.sleep(1)
+    assert set(statuses) == {200} and len(statuses) > 3, statuses
+    body = ask(service, photo).json()
+    assert body["detector"]["id"] == after != before and set(body["faces"][0]["re_encoded"]) == {"jpeg75", "jpeg50"}
+    assert {process.pid for process in replicas("model-default")} == pids, "replicas were restarted"
+
+
+def test_a_damaged_bundle_is_not_taken_up(service, config, photo):
+    from blades_dist.serving.app import update
+
+    (config.detector / "head.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="damaged"):
+        update(config)
+    assert ask(service, photo).status_code == 200
+
+
+def test_a_replica_that_cannot_load_its_bundle_fails_with_the_reason(service, tmp_path):
+    """Where the one who starts it cannot see the bundle, the replica says it."""
+    from blades_dist.serving import app
+
+    (tmp_path / "x").write_text("no bundle")
+    begin = time.monotonic()
+    with pytest.raises(ValueError, match=r"the service did not start: .*is no detector folder"):
+        app._run(ServeConfig(detector=tmp_path, model_cpus=0.5), "broken", "/broken")
+    assert time.monotonic() - begin < 60
+    app.serve.delete("broken")
+
+
+def test_the_client(service, files, photo):
+    client = Client(service)
+    assert [model["name"] for model in client.models()] == ["default", "other"]
+    assert client.detect(photo, faces="crop", model="other")["faces_from"] == "whole image"
+    many = client.detect_many([photo, b"x"], fpr=0.2)
+    assert many[0]["image"]["faces"][0]["fpr"] == 0.2 and many[1]["problem"]["reason"] == "unreadable"
+    name = client.submit([photo, b"x"])
+    assert client.wait(name, 60)[0]["image"]["sha256"] == many[0]["image"]["sha256"]
+    client.delete(name)
+    with pytest.raises(ServiceProblem, match="404 no_job") as problem:
+        client.job(name)
+    assert problem.value.request_id
+    with ThreadPoolExecutor(40) as pool:  # more than is worked on at once: the client comes again
+        assert all(report["faces"] for report in pool.map(lambda _: client.detect(photo), range(40)))
+
+
+def test_overload_is_refused_at_once(service, photo):
+    with ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(lambda _: ask(service, photo), range(128)))
+    statuses = {answer.status_code for answer in answers}
+    assert statuses == {200, 503}, statuses
+    for answer in answers:
+        if answer.status_code == 503:
+            assert answer.json()["reason"] == "busy" and answer.headers["retry-after"] == "1"
+    assert ask(service, photo).status_code == 200
 
 
 def test_listens_on_loopback_only(service):
@@ -108,20 +266,70 @@ def test_listens_on_loopback_only(service):
     assert bound == {int.from_bytes(bytes([127, 0, 0, 1]), sys.byteorder)}
 
 
-def test_says_what_keeps_it_from_starting(bundle, tmp_path, monkeypatch):
+def test_says_what_keeps_it_from_starting(service, bundle, tmp_path, monkeypatch):
     from blades_dist.serving.app import running
 
-    with (
-        pytest.raises(FileNotFoundError, match="no detector folder"),
-        running(ServeConfig(detector=tmp_path, port=_free_port())),
-    ):
-        pass
+    def start(**values):
+        with running(ServeConfig(**{"detector": bundle, "port": free_port()} | values)):
+            raise AssertionError("it started")
+
+    with pytest.raises(FileNotFoundError, match="no detector folder"):
+        start(detector=tmp_path)
+    with pytest.raises(ValueError, match=r"needs \d+\.\d of Ray's logical CPUs"):
+        start(model_cpus=100)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        config = ServeConfig(detector=bundle, port=taken.getsockname()[1])
-        with pytest.raises(OSError, match="choose another with port="), running(config):
-            pass
+        with pytest.raises(OSError, match="choose another with port="):
+            start(port=taken.getsockname()[1])
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    with pytest.raises(ValueError, match="RAY_AUTH_MODE"), running(ServeConfig(detector=bundle, port=_free_port())):
-        pass
+    with pytest.raises(ValueError, match="RAY_AUTH_MODE"):
+        start()
+
+
+def replicas(name):
+    """Processes of this deployment that belong to this test's cluster."""
+    family = psutil.Process(os.getpid()).children(recursive=True)
+    found = [process for process in family if f":{name}" in " ".join(process.cmdline())]
+    assert found, [process.cmdline() for process in family]
+    return found
+
+
+def metrics():
+    """What Prometheus would read."""
+    from blades_dist.serving.app import metrics_url
+
+    url = metrics_url()
+    assert url.startswith("http://127.0.0.1:")
+    return [line for line in httpx.get(url, timeout=10).text.splitlines() if not line.startswith("#")]
+
+
+def wait_for(condition, told, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, told() if callable(told) else told
+        time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def load_on(service, photo, clients=3):
+    """Requests one after another from several clients for as long as the block runs; yields their statuses."""
+    statuses, stop, data = [], threading.Event(), photo.read_bytes()
+
+    def client():
+        with httpx.Client(timeout=60) as own:
+            while not stop.is_set():
+                try:
+                    statuses.append(own.post(f"{service}/v1/detect", content=data).status_code)
+                except httpx.HTTPError as error:
+                    statuses.append(type(error).__name__)
+
+    threads = [threading.Thread(target=client) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield statuses
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()

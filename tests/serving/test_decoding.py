@@ -1,0 +1,88 @@
+"""The bounded decoding process: what it gives is what ``prepare`` gives, and what becomes of files that it dies of."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from blades_dist.data.decode import Rejected
+from blades_dist.data.sandbox import SandboxError
+from blades_dist.detect.prepare import Prepared, Unusable, prepare
+from blades_dist.serving.decoding import DecodeProcess
+from tests.data.hostile_bytes import claimed_jpeg, png
+from tests.serving.local import encoded, noise
+
+LIMITS = 100_000_000, 5_000_000
+
+
+@pytest.fixture(scope="module")
+def process():
+    with DecodeProcess(*LIMITS, seconds=20, mebibytes=512) as opened:
+        yield opened
+
+
+def test_what_it_gives_is_what_prepare_gives(process, detector, photos):
+    how, judged = detector.info.preprocessing, 0
+    for resize in ("area", "bilinear"):
+        own = how.model_copy(update={"resize": resize})
+        for data in [*(photo.read_bytes() for photo in photos), noise(1), encoded((99, 99)), b"", b"x", noise(2)[:500]]:
+            for whole in (False, True):
+                there = process.prepare(data, own, whole)
+                try:
+                    here = prepare(data, own, *LIMITS, whole=whole)
+                except Rejected as error:
+                    assert there == Unusable(error.reason, error.detail)
+                    continue
+                assert isinstance(there, Prepared)
+                judged += 1
+                assert there.crops.dtype == here.crops.dtype and np.array_equal(there.crops, here.crops)
+                for a, b in zip(there.faces, here.faces, strict=True):
+                    assert a.box == b.box and np.array_equal(a.landmarks, b.landmarks)
+                same = set(vars(here)) - {"crops", "faces"}
+                assert all(getattr(there, name) == getattr(here, name) for name in same)
+    assert judged > 10
+
+
+def test_it_has_no_torch_and_no_ray():
+    told = "import sys, blades_dist.serving.decoding_child; print([m for m in ('torch', 'ray') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_file_that_takes_too_long(detector):
+    slow = claimed_jpeg(8000, 8000, progressive=True)
+    with DecodeProcess(*LIMITS, seconds=0.15, mebibytes=512) as process:
+        first = process.pid
+        assert process.prepare(slow, detector.info.preprocessing, False).reason == "deadline"
+        assert process.failures == 1 and process.pid != first
+        assert process.prepare(noise(1), detector.info.preprocessing, True).faces
+
+
+def test_a_file_that_needs_too_much_memory(process, detector):
+    bomb, first = png(9900, 10_000, bytes(10_000 * (1 + 4 * 9900)), 8, 6), process.pid
+    found = process.prepare(bomb, detector.info.preprocessing, False)
+    assert found.reason == "too_large" and "memory" in found.detail and process.pid == first
+
+
+@pytest.mark.parametrize(("sent", "reason"), [(signal.SIGKILL, "too_large"), (signal.SIGSEGV, "unreadable")])
+def test_a_process_that_dies_at_work_is_replaced(process, detector, sent, reason):
+    how, found = detector.info.preprocessing, []
+    slow = claimed_jpeg(8000, 8000, progressive=True)
+    thread = threading.Thread(target=lambda: found.append(process.prepare(slow, how, False)))
+    thread.start()
+    time.sleep(0.2)
+    os.kill(process.pid, sent)
+    thread.join(30)
+    assert found[0].reason == reason
+    assert process.prepare(noise(1), how, True).faces
+
+
+def test_a_locator_that_cannot_be_loaded_is_no_file_s_fault(process, detector):
+    how = detector.info.preprocessing.model_copy(update={"locator": "yunet"})
+    with pytest.raises(SandboxError, match=r"no\.onnx"):
+        process.prepare(noise(1), how, False, "no.onnx")
+    assert process.prepare(noise(1), detector.info.preprocessing, True).faces
