@@ -19,11 +19,12 @@ from pathlib import Path
 
 import psutil
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests" / "detect")]
-
-from toy_detector import write_bundle, write_photographs
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "detect"))
 
 import inputs
+from toy_detector import write_bundle, write_photographs
+
 from blades_dist.detect.bundle import load_detector
 from blades_dist.serving.api import make_api
 from blades_dist.serving.decoding import DecodeProcess
@@ -89,13 +90,14 @@ def _table(
     lines = [
         "# Mutated requests to the service",
         "",
-        f"{len(seconds)} cases, {AT_ONCE} at once, {total:.0f} s. Every case had a status that is documented (never 500), "
-        f"errors as problem documents, within {SECONDS_A_CASE:g} s. A stalled sender is told 408 after 0.5 s.",
+        f"{len(seconds)} cases, {AT_ONCE} at once, {total:.0f} s. Every case had a documented "
+        f"status (never 500), errors as problem documents, within {SECONDS_A_CASE:g} s. "
+        "A stalled sender is told 408 after 0.5 s.",
         "",
         *inputs.header(),
         "",
-        f"A case: median {1e3 * seconds[len(seconds) // 2]:.1f} ms, 99% {1e3 * seconds[int(0.99 * len(seconds))]:.0f} ms, "
-        f"longest {seconds[-1]:.2f} s. The decoding process was lost, and replaced, {failures} times.",
+        f"A case: median {1e3 * seconds[len(seconds) // 2]:.1f} ms, 99% {1e3 * seconds[int(0.99 * len(seconds))]:.0f} "
+        f"ms, longest {seconds[-1]:.2f} s. The decoding process was lost, and replaced, {failures} times.",
         "",
         "| memory held, MiB | after 20% of the cases | last tenth | highest |",
         "|---|---|---|---|",

@@ -113,8 +113,8 @@ async def measure(url: str, detector: Detector, data: list[bytes], config: Serve
         _row(f"300% of capacity ({3 * capacity:.1f}/s)", over),
         _row("50% again, at once", after),
         "",
-        f"Memory of all processes of the service (shared pages counted for each): {before:.0f} MiB before, {peak:.0f} MiB "
-        f"at most during overload, {mebibytes():.0f} MiB after.",
+        f"Memory of all processes of the service (shared pages counted for each): {before:.0f} MiB before, {peak:.0f} "
+        f"MiB at most during overload, {mebibytes():.0f} MiB after.",
         "",
         f"Recovery: requests due from second {first} after the overload have all a 200 within {1e3 * near:.0f} ms "
         f"(1.5 times the p99 at 50%); {len(late)} of the {len(seconds)} seconds had a request beyond it.",

@@ -16,7 +16,7 @@ import inputs
 import numpy as np
 import psutil
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / "detect")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "detect"))
 
 from toy_detector import toy_manifest
 
@@ -56,7 +56,7 @@ def write_detector(folder: Path) -> None:
         labels = random.integers(-1, 2, (n, len(TAGS)))
         return FeatureSet(drawn, [f"{i:08x}" for i in range(n)], ["random"] * n, [f"{i}.jpg" for i in range(n)], labels)
 
-    splits = {name: faces(240) for name in (FIT, CALIBRATE, MEASURE)}
+    splits = {FIT: faces(800), CALIBRATE: faces(240), MEASURE: faces(240)}
     real = RealFaces(
         Path("random"), toy_manifest(), splits, {name: {"jpeg75": splits[name]} for name in (CALIBRATE, MEASURE)}
     )

@@ -12,12 +12,15 @@ import pytest
 import schemathesis
 import uvicorn
 from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from blades_dist.serving.api import make_api
 from blades_dist.serving.decoding import DecodeProcess
 from blades_dist.serving.tokens import Tokens
 from tests.serving.fuzz_cases import Bounded, Cases, exchange, fuzz_config
+
+EXAMPLES = 15  # of an operation
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +49,21 @@ def api_schema(detector, process):
     assert not thread.is_alive()
 
 
-def test_what_the_openapi_document_promises(api_schema):
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=str)
+def test_what_the_openapi_document_promises(api_schema, mode):
     for found in api_schema.get_all_operations():
         operation = found.ok()
+        if mode is GenerationMode.NEGATIVE and not (operation.body or list(operation.iter_parameters())):
+            continue  # there is nothing to get wrong
 
         @settings(
-            max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+            max_examples=EXAMPLES,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
         )
-        @given(operation.as_strategy())
+        @given(operation.as_strategy(generation_mode=mode))
         def hold(case):
             # A body of the right shape may still hold no picture: 400 and 422 are right then.
             case.call_and_validate(timeout=10, excluded_checks=[positive_data_acceptance])
