@@ -49,7 +49,7 @@ def api_schema(detector, process):
     assert not thread.is_alive()
 
 
-@pytest.mark.parametrize("mode", list(GenerationMode), ids=str)
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 def test_what_the_openapi_document_promises(api_schema, mode):
     for found in api_schema.get_all_operations():
         operation = found.ok()
