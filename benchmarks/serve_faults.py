@@ -100,8 +100,8 @@ def main() -> None:
         *inputs.header(),
         "",
         f"{CLIENTS} clients for {SECONDS:g} s, the fault after {AT:g} s; a client waits 0.05 s after a failure. One "
-        "replica of each part. Refused connections (ConnectError) never reached the service. A time of 10 s or more may "
-        "reach to the end of the run: then the part was not back within it.",
+        "replica of each part. Refused connections (ConnectError) never reached the service. A time of 10 s or more "
+        "may reach to the end of the run: then the part was not back within it.",
         "",
         "| fault | requests | failed | of these, taken in | failures by kind | longest time without a 200, s |",
         "|---|---|---|---|---|---|",
