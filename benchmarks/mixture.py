@@ -3,6 +3,8 @@
 python benchmarks/mixture.py                                   130,000 x 768, 10 full Gaussians: prints the table
 python benchmarks/mixture.py --rows 5000 --dimensions 64       does it work
 python benchmarks/mixture.py --write                           also writes benchmarks/results/mixture.md
+python benchmarks/mixture.py --sweep --rows 20000 --dimensions 64   sizes 1 to 20 side by side in Ray tasks; --write:
+                                                               benchmarks/results/mixture_sweep.md
 
 The features are synthetic unit vectors in soft clusters: a row is a mean of 30 random centres, most of its weight on
 a few of them (softmax of 3 x normal), plus Gaussian noise whose standard deviation falls from 0.3 to 0.03 of a
@@ -25,8 +27,10 @@ import psutil
 from device import cpu_name
 from scipy.special import softmax
 
-from blades_dist.config import OneClassConfig
-from blades_dist.detect.one_class import MixtureFit, fit_mixture, refit
+from blades_dist.config import OneClassConfig, RayConfig
+from blades_dist.detect.one_class import MixtureFit, choose, fit_mixture, refit
+from blades_dist.detect.sweep import fit_sizes
+from blades_dist.raylocal import cluster
 
 CLUSTERS = 30
 GIB = 2**30
@@ -80,7 +84,7 @@ def table(options: argparse.Namespace) -> str:
         f"load {os.getloadavg()[0]:.1f} before (others may have been at work)",
         f"- Python {platform.python_version()}, NumPy {np.__version__}, scikit-learn {version('scikit-learn')}",
         "",
-        "| step | rows | wall time, s | CPU time, s | iterations | converged | peak memory, GiB | log-likelihood, nats |",
+        "| step | rows | wall, s | CPU, s | iterations | converged | peak memory, GiB | log-likelihood, nats |",
         "|---|---|---|---|---|---|---|---|",
     ]
 
@@ -107,6 +111,37 @@ def table(options: argparse.Namespace) -> str:
     return "\n".join(lines) + "\n"
 
 
+def sweep(options: argparse.Namespace) -> str:
+    """Markdown: how busy the cores were while twenty sizes were fitted, and what each size gave."""
+    features = clustered(options.rows, options.dimensions)
+    config = OneClassConfig(covariance="full", starts=options.starts)
+    with cluster(RayConfig()):
+        fit_sizes(features[:2000], [1], config, 0, lambda _: None)  # workers have started and imported what they need
+        psutil.cpu_percent()
+        begin = time.perf_counter()
+        found = fit_sizes(features, list(range(1, 21)), config, 0)
+        seconds, busy = time.perf_counter() - begin, psutil.cpu_percent()
+    cores = os.cpu_count() or 1
+    chosen = choose(found, "held_out").components
+    lines = [
+        f"# Sizes 1 to 20 of a full mixture on {options.rows} x {options.dimensions} features",
+        "",
+        f"One Ray task of one core a size (`detect.sweep.fit_sizes`), {options.starts} starts each: {seconds:.0f} s; "
+        f"{busy / 100 * cores:.2f} of {cores} cores busy on the whole machine meanwhile. Held-out likelihood chooses "
+        f"{chosen} Gaussians. Features as in mixture.md.",
+        "",
+        f"- device: {cpu_name()}, {cores} cores; Python {platform.python_version()}, scikit-learn "
+        f"{version('scikit-learn')}, ray {version('ray')}",
+        "",
+        "| Gaussians | held-out log-likelihood, nats | BIC | iterations |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {fit.components} | {fit.held_out_log_likelihood:.3f} | {fit.bic:.6g} | {fit.iterations} |" for fit in found
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=130_000)
@@ -114,12 +149,13 @@ def main() -> None:
     parser.add_argument("--components", type=int, default=10)
     parser.add_argument("--starts", type=int, default=OneClassConfig().starts)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--write", action="store_true", help="also write benchmarks/results/mixture.md")
+    parser.add_argument("--write", action="store_true", help="also write the table to benchmarks/results")
+    parser.add_argument("--sweep", action="store_true", help="sizes 1 to 20 instead of one")
     options = parser.parse_args()
-    text = table(options)
+    text = sweep(options) if options.sweep else table(options)
     print(text)
     if options.write:
-        target = Path(__file__).parent / "results" / "mixture.md"
+        target = Path(__file__).parent / "results" / ("mixture_sweep.md" if options.sweep else "mixture.md")
         target.parent.mkdir(exist_ok=True)
         target.write_text(text)
 
