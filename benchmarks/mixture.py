@@ -13,6 +13,7 @@ make EM work; it is done in two iterations where they are apart.
 """
 
 import argparse
+import contextlib
 import math
 import os
 import platform
@@ -117,18 +118,17 @@ def sweep(options: argparse.Namespace) -> str:
     config = OneClassConfig(covariance="full", starts=options.starts)
     with cluster(RayConfig()):
         fit_sizes(features[:2000], [1], config, 0, lambda _: None)  # workers have started and imported what they need
-        psutil.cpu_percent()
-        begin = time.perf_counter()
+        begin, spent = time.perf_counter(), _worked()
         found = fit_sizes(features, list(range(1, 21)), config, 0)
-        seconds, busy = time.perf_counter() - begin, psutil.cpu_percent()
+        seconds, busy = time.perf_counter() - begin, _worked() - spent
     cores = os.cpu_count() or 1
     chosen = choose(found, "held_out").components
     lines = [
         f"# Sizes 1 to 20 of a full mixture on {options.rows} x {options.dimensions} features",
         "",
-        f"One Ray task of one core a size (`detect.sweep.fit_sizes`), {options.starts} starts each: {seconds:.0f} s; "
-        f"{busy / 100 * cores:.2f} of {cores} cores busy on the whole machine meanwhile. Held-out likelihood chooses "
-        f"{chosen} Gaussians. Features as in mixture.md.",
+        f"One Ray task of one core a size (`detect.sweep.fit_sizes`), {options.starts} starts each: {seconds:.0f} s "
+        f"in which the workers used {busy:.0f} s of CPU, {busy / seconds:.2f} of {cores} cores. The held-out "
+        f"likelihood chooses {chosen} Gaussians. Features as in mixture.md.",
         "",
         f"- device: {cpu_name()}, {cores} cores; Python {platform.python_version()}, scikit-learn "
         f"{version('scikit-learn')}, ray {version('ray')}",
@@ -140,6 +140,16 @@ def sweep(options: argparse.Namespace) -> str:
         f"| {fit.components} | {fit.held_out_log_likelihood:.3f} | {fit.bic:.6g} | {fit.iterations} |" for fit in found
     ]
     return "\n".join(lines) + "\n"
+
+
+def _worked() -> float:
+    """Seconds of CPU that the local cluster's processes have used, those of workers that are still there."""
+    total = 0.0
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            used = process.cpu_times()
+            total += used.user + used.system
+    return total
 
 
 def main() -> None:
