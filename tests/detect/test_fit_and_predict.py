@@ -23,7 +23,9 @@ from blades_dist.detect.extract import Request, extract
 from blades_dist.detect.fit import LEAVE_ONE_OUT, fit_detector
 from blades_dist.detect.inspect import ImageReport, Unusable, inspect_files, prepare
 from blades_dist.models.export import save_encoder
+from blades_dist.models.imports import load_import
 from blades_dist.tasks import TAGS
+from tests.models.published import resnet50
 
 JOBS = Path(__file__).parents[2] / "jobs"
 LIMITS = (10**7, 10**7)
@@ -193,6 +195,23 @@ def test_leave_one_generator_out(world):
     single = config.model_copy(update={"generators": ["beta"], "output": world / "loo1"})
     with pytest.raises(ValueError, match="beta is the only generator"):
         fit_detector(single, lambda _: None)
+
+
+def test_an_imported_checkpoint_becomes_a_detector(world, tmp_path):
+    torch.save(resnet50(1, seed=3), tmp_path / "published.pth")  # CNNDetection's layout, random weights
+    output = tmp_path / "imported"
+    given = [f"output={output}", f"shards={world / 'shards'}", "re_encodings=[]"]
+    done = _run("import_checkpoint.py", tmp_path / "published.pth", *given)
+    assert done.returncode == 0, done.stderr
+    detector = load_detector(output / "detector")
+    assert detector.info.kind == "linear" and detector.info.training.real == 0
+    held_out = detector.info.calibration.n
+    assert detector.info.measured(0.05).n > 0 and str(output / "detector") in done.stdout
+    imported = load_import(output)
+    (found,) = extract([Request(output / "encoder", world / "shards", "calibration")], ExtractConfig(), lambda _: None)
+    assert len(found) == held_out
+    assert np.array_equal(detector.calibration.scores, np.sort(imported.head.score(found.features)))
+    assert "was imported" in (output / "detector" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("kind", ["mahalanobis", "knn"])
