@@ -34,6 +34,11 @@ TOWER = [  # the demo's small towers: 2 CPU cores
     "train={lr: 2.0e-3, warmup_steps: 20, batch_size: 16, checkpoint_every: 200, log_every: 50}",
 ]
 
+CHANCE = """\
+Its interval holds 0.5: nothing was learned that can be told from chance. The AUCs below say what every stage does with
+real files, not what the method reaches with 130,000; one under 0.5 means that a generator's faces are less unusual to
+this encoder than the photographs they are compared with."""
+
 
 def job(name: str, *arguments: str) -> None:
     """One job as a user would start it."""
@@ -180,6 +185,8 @@ def table(folder: Path, work: Path, epochs: int) -> str:
         f"Tower of the demo (resnet_tiny, 128 px), {epochs} epochs. Manipulation AUC on held-out photographs after "
         f"pretraining: {coarse['value']:.2f} [{coarse['low']:.2f}, {coarse['high']:.2f}] (n = {coarse['n']})."
     )
+    if coarse["low"] <= 0.5 <= coarse["high"]:
+        lines.append(CHANCE)
     for title, result in reports(work, detectors(work)).items():
         lines += ["", f"### {title}", "", f"> {result['audit']['verdict']}", ""]
         lines += [

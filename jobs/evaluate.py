@@ -21,9 +21,9 @@ def main() -> int:
         print(f"evaluate: {text}", file=sys.stderr, flush=True)
 
     try:
-        open_inputs(config)  # what is wrong is told before a cluster is started
+        inputs = open_inputs(config)  # what is wrong is told before a cluster is started
         with cluster(config.ray):
-            evaluate(config, say)
+            evaluate(config, say, inputs)
     except (EvaluationError, OSError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2

@@ -17,9 +17,9 @@ def main() -> int:
         print(f"robustness: {text}", file=sys.stderr, flush=True)
 
     try:
-        open_work(config)  # what is wrong is told before a cluster is started
+        work = open_work(config)  # what is wrong is told before a cluster is started
         with cluster(config.ray):
-            robustness(config, say)
+            robustness(config, say, work)
     except (EvaluationError, OSError) as error:
         print(f"robustness: {error}", file=sys.stderr)
         return 2

@@ -18,7 +18,7 @@ from blades_dist.detect.consistency import calibrate_consistency
 from blades_dist.detect.detector import Detector
 from blades_dist.detect.extract import Request, extract
 from blades_dist.detect.features import FeatureSet
-from blades_dist.detect.fitting import Fitted, chosen_generators, fit_real, fit_with_generated
+from blades_dist.detect.fitting import Fitted, chosen_generators, fit_real, fit_with_generated, likelihood_of
 from blades_dist.detect.heads import Head
 from blades_dist.detect.info import (
     CalibrationSummary,
@@ -71,9 +71,10 @@ def fit_detector(config: FitConfig, say: Say = print) -> dict[str, DetectorInfo]
     (generated,) = extract([Request(folder, config.generated, FIT)], config.extract, say)
     generated = chosen_generators(generated, config.generators, f"split {FIT} of {config.generated}")
     outputs = {config.output: generated} if not config.leave_one_out else _without_each(config.output, generated)
+    likelihood = likelihood_of(config, real.splits[FIT], say)
     written = {}
     for output, faces in outputs.items():
-        fitted = fit_with_generated(config, real.splits[FIT], faces, digest, say, told("epoch", say))
+        fitted = fit_with_generated(config, real.splits[FIT], likelihood, faces, digest, say, told("epoch", say))
         detector = assemble(config, encoder, real, fitted)
         output.parent.mkdir(parents=True, exist_ok=True)
         written[output.name] = save_detector(output, detector)

@@ -44,21 +44,30 @@ def fit_real(config: FitConfig, real: FeatureSet, say: Say) -> Fitted:
     return _mixture(config, real, say)
 
 
+def likelihood_of(config: FitConfig, real: FeatureSet, say: Say) -> np.ndarray:
+    """(n,) log-likelihoods of real faces under their own mixture: what pseudo-outliers are chosen by.
+
+    Raises:
+        ValueError: as ``fit_real``.
+    """
+    return _mixture(config, real, say).head.score(real.features)
+
+
 def fit_with_generated(
     config: FitConfig,
     real: FeatureSet,
+    likelihood: np.ndarray,
     generated: FeatureSet,
     digest: str,
     say: Say,
     progress: Callable[[int, int], None],
 ) -> Fitted:
-    """The perceptron on real and AI faces; a mixture ranks the real ones for it first.
+    """The perceptron on real faces, ranked by ``likelihood``, and AI faces.
 
     Raises:
-        ValueError: as ``fit_real`` and ``fit_binary``.
+        ValueError: as ``fit_binary``.
     """
-    say(f"{len(generated)} AI faces of {len(set(generated.sources))} generators; first a mixture ranks the real faces")
-    likelihood = _mixture(config, real, say).head.score(real.features)
+    say(f"fitting the perceptron on {len(generated)} AI faces of {len(set(generated.sources))} generators")
     head, training = fit_binary(
         real.features, generated.features, likelihood, config.bc, config.seed, progress, generated.sources
     )

@@ -8,11 +8,12 @@ from typing import TypeVar
 
 from blades_dist.config import EvaluateConfig
 from blades_dist.data.records import Manifest, read_manifest
+from blades_dist.detect.fit import CALIBRATE
 from blades_dist.evaluate import projection
 from blades_dist.evaluate.candidates import Candidate, open_candidate
 from blades_dist.evaluate.equalise import equalise
 from blades_dist.evaluate.pretraining_run import Pretext, Weights, read_run
-from blades_dist.evaluate.scoring import CALIBRATION, SPLIT, TestSet
+from blades_dist.evaluate.scoring import SPLIT, TestSet
 from blades_dist.evaluate.testset import prepare_testset
 
 Loaded = TypeVar("Loaded")
@@ -83,8 +84,8 @@ def prepare(config: EvaluateConfig, inputs: Inputs, say: Say) -> Prepared:
     before = TestSet(real, generated)
     if not config.equalise:
         return Prepared(before, None, sources, manifest)
-    calibrated = bool(manifest.rows.get(CALIBRATION))
-    splits = (SPLIT, CALIBRATION) if calibrated else (SPLIT,)
+    calibrated = bool(manifest.rows.get(CALIBRATE))
+    splits = (SPLIT, CALIBRATE) if calibrated else (SPLIT,)
     say("bringing both sides into one container")
     made = equalise(real, generated, config.output / "equalised", (SPLIT,), splits, quality=config.quality)
     thresholds = (

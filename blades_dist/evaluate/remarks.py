@@ -12,7 +12,7 @@ from blades_dist.detect.heads import HEADS
 from blades_dist.evaluate import report
 from blades_dist.evaluate.candidates import Candidate
 from blades_dist.evaluate.inputs import Prepared
-from blades_dist.evaluate.scoring import About, Judged
+from blades_dist.evaluate.scoring import SCORER_FPR, About, Judged
 
 _LEFT_OUT = "Every generator was judged by a head that had not seen it: one was trained for each, on all the others."
 
@@ -24,7 +24,7 @@ def facts(candidate: Candidate, judged: Judged, people: About) -> report.Facts:
         return report.Facts(
             kind=f"function {candidate.where}",
             threshold=judged.threshold,
-            nominal_fpr=0.05 if calibrated else None,
+            nominal_fpr=SCORER_FPR if calibrated else None,
             calibrated_on=calibrated,
             bundle=candidate.where,
             encoder="",

@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """Everything that cells are computed from."""
 
     config: RobustnessConfig
@@ -58,15 +58,16 @@ class _Work:
         ]
 
 
-def robustness(config: RobustnessConfig, say: Say = print) -> Path:
+def robustness(config: RobustnessConfig, say: Say = print, work: Work | None = None) -> Path:
     """Measures the grid and writes robustness.html, .csv, .json and .md to ``config.output``; returns the page's path.
 
-    Needs a connection to Ray. ``say`` gets lines of progress.
+    Needs a connection to Ray. ``say`` gets lines of progress; ``work`` is that of ``open_work``, opened here when it
+    was not before.
 
     Raises:
         EvaluationError: a bundle or shard set is missing, damaged or of the wrong kind, or a row is not known.
     """
-    work = open_work(config)
+    work = work or open_work(config)
     named("shards or generated", partial(compute, work.requests(), config.extract, say))
     cells = {}
     for family, specs in work.rows.items():
@@ -89,7 +90,7 @@ def robustness(config: RobustnessConfig, say: Say = print) -> Path:
     return _write(grid, config.output)
 
 
-def open_work(config: RobustnessConfig) -> _Work:
+def open_work(config: RobustnessConfig) -> Work:
     """Loads everything that can be missing or wrong; the unchanged pictures become the first row.
 
     Raises:
@@ -104,10 +105,10 @@ def open_work(config: RobustnessConfig) -> _Work:
         name: named(f"detectors.{name}", partial(load_detector, folder)) for name, folder in config.detectors.items()
     }
     kept = {name: specs for name, specs in GRID.items() if config.rows is None or name in config.rows}
-    return _Work(config, detectors, {grid_report.CLEAN: ("",), **kept})
+    return Work(config, detectors, {grid_report.CLEAN: ("",), **kept})
 
 
-def _cell(work: _Work, name: str, spec: str, say: Say) -> grid_report.Cell:
+def _cell(work: Work, name: str, spec: str, say: Say) -> grid_report.Cell:
     config = work.config
     real, generated = (_side(work, name, folder, spec, say) for folder in (config.shards, config.generated))
     pairs = {
@@ -117,7 +118,7 @@ def _cell(work: _Work, name: str, spec: str, say: Say) -> grid_report.Cell:
     return grid_report.cell(assess(pairs, config.bootstrap, config.confidence, config.seed), config.confidence)
 
 
-def _side(work: _Work, name: str, folder: Path, spec: str, say: Say) -> tuple[Answers, np.ndarray]:
+def _side(work: Work, name: str, folder: Path, spec: str, say: Say) -> tuple[Answers, np.ndarray]:
     """Answers on one side, and the sources of its faces."""
     detector, (plain, *others) = work.detectors[name], work.views(name, spec)
     found = extract([work.request(name, folder, view) for view in (plain, *others)], work.config.extract, say)

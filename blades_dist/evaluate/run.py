@@ -17,18 +17,19 @@ from blades_dist.evaluate import forms, parity, pictures, projection, report, ta
 from blades_dist.evaluate.answers import Answers, join
 from blades_dist.evaluate.assess import Assessment, assess, photographs
 from blades_dist.evaluate.candidates import Candidate
-from blades_dist.evaluate.inputs import named, open_inputs, prepare
+from blades_dist.evaluate.inputs import Inputs, named, open_inputs, prepare
 from blades_dist.evaluate.remarks import facts, remarks, simulated, versions
 from blades_dist.evaluate.scoring import SPLIT, About, Features, Judged, TestSet, about, judge
 
 
-def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Path:
+def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print, inputs: Inputs | None = None) -> Path:
     """Audits the test set, evaluates every detector on it, prints the tables and writes the report.
 
     The test set is ``config.testset``, or the test splits of ``config.shards`` and ``config.generated``, by source;
     with ``config.equalise`` both sides go through one and the same container first. Needs a connection to Ray. Written
     to ``config.output``: report.html, results.json, tables.md, tables.csv, tables.tex, plots/*.png; an earlier report
-    there is replaced, and only once the new one is whole. ``say`` gets lines of progress.
+    there is replaced, and only once the new one is whole. ``say`` gets lines of progress; ``inputs`` are those of
+    ``open_inputs``, opened here when they were not before.
 
     Returns:
         The path of report.html.
@@ -36,7 +37,7 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Path
     Raises:
         EvaluationError: a bundle, shard set or run folder is missing, damaged or of the wrong kind.
     """
-    inputs = open_inputs(config)
+    inputs = inputs or open_inputs(config)
     prepared = named("testset, shards or generated", partial(prepare, config, inputs, say))
     test, people = prepared.test, named("shards or generated", partial(about, prepared.test))
     audits = [_audit(config, folders) for folders in ([prepared.before] if prepared.before else []) + [test]]

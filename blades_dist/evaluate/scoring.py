@@ -14,12 +14,13 @@ from blades_dist.data.records import read_manifest
 from blades_dist.detect.calibrate import Calibration, calibrate
 from blades_dist.detect.extract import Request, extract
 from blades_dist.detect.features import FeatureSet, stored_faces
+from blades_dist.detect.fit import CALIBRATE
 from blades_dist.detect.heads import HEADS
 from blades_dist.evaluate.answers import Answers, Pair
 from blades_dist.evaluate.candidates import Bundle, Candidate, Scorer
+from blades_dist.models.export import DESCRIPTION, WEIGHTS
 
 SPLIT = "test"
-CALIBRATION = "calibration"
 SCORER_FPR = 0.05  # at which a user's scorer is calibrated
 _AT_ONCE = 64  # crops that a user's scorer gets in one call
 Say = Callable[[str], None]
@@ -101,7 +102,7 @@ class Features:
     def __init__(self, candidates: Iterable[Candidate], test: TestSet, config: ExtractConfig, say: Say) -> None:
         self.test = test
         sides = [(test.real, SPLIT), (test.generated, SPLIT)]
-        sides += [(test.real, CALIBRATION)] if test.recalibrate else []
+        sides += [(test.real, CALIBRATE)] if test.recalibrate else []
         wanted: dict[tuple[str, Path, str, str], Request] = {}
         for bundle in [bundle for candidate in candidates for bundle in candidate.bundles]:
             for folder, split in sides:
@@ -121,7 +122,8 @@ class Features:
 
 def encoder_of(bundle: Bundle) -> str:
     """Identity of a bundle's encoder."""
-    return bundle.detector.info.files["encoder.safetensors"] + bundle.detector.info.files["encoder.json"]
+    files = bundle.detector.info.files
+    return files[WEIGHTS] + files[DESCRIPTION]
 
 
 def judge(name: str, candidate: Candidate, features: Features, about: About, say: Say) -> Judged:
@@ -133,27 +135,38 @@ def judge(name: str, candidate: Candidate, features: Features, about: About, say
     if candidate.scorer is not None:
         return _judge_scorer(candidate.scorer, features.test, about, lambda text: say(f"{name}: {text}"))
     if candidate.bundle is not None:
-        bundle = candidate.bundle
-        calibration = _calibration(bundle, features)
-        real = _answers(bundle, calibration, features.of(bundle, features.test.real))
-        generated = _answers(bundle, calibration, features.of(bundle, features.test.generated))
-        pairs = {source: Pair(real, rows_of(generated, rows)) for source, rows in about.rows.items()}
-        threshold = calibration.threshold()
+        ruling = _ruling(candidate.bundle, features)
+        threshold = ruling.calibration.threshold()
         known = threshold if np.isfinite(threshold) else None
-        return Judged(pairs, known, HEADS[bundle.detector.info.kind].unit, len(calibration.scores))
+        return _judged({source: ruling for source in about.rows}, about, known)
     by_generator = candidate.by_generator or {}
     missing = sorted(set(about.rows) - set(by_generator))
     if missing:
         raise ValueError(f"{candidate.where} left out {', '.join(sorted(by_generator))}, but not {', '.join(missing)}")
-    pairs, n, unit = {}, 0, ""
-    for source, rows in about.rows.items():
-        bundle = by_generator[source]
-        calibration = _calibration(bundle, features)
-        real = _answers(bundle, calibration, features.of(bundle, features.test.real))
-        generated = _answers(bundle, calibration, features.of(bundle, features.test.generated))
-        pairs[source] = Pair(real, rows_of(generated, rows))
-        n, unit = len(calibration.scores), HEADS[bundle.detector.info.kind].unit
-    return Judged(pairs, None, unit, n)
+    return _judged({source: _ruling(by_generator[source], features) for source in about.rows}, about, None)
+
+
+@dataclass(frozen=True)
+class _Ruling:
+    """One bundle's answers on both sides, and what they were calibrated by."""
+
+    unit: str
+    calibration: Calibration
+    real: Answers
+    generated: Answers
+
+
+def _ruling(bundle: Bundle, features: Features) -> _Ruling:
+    calibration, test = _calibration(bundle, features), features.test
+    real, generated = (_answers(bundle, calibration, features.of(bundle, side)) for side in (test.real, test.generated))
+    return _Ruling(HEADS[bundle.detector.info.kind].unit, calibration, real, generated)
+
+
+def _judged(rulings: Mapping[str, _Ruling], about: About, threshold: float | None) -> Judged:
+    """Every generator by its own ruling, or all by the same."""
+    pairs = {name: Pair(one.real, rows_of(one.generated, about.rows[name])) for name, one in rulings.items()}
+    last = list(rulings.values())[-1]
+    return Judged(pairs, threshold, last.unit, len(last.calibration.scores))
 
 
 def crops(folder: Path, split: str) -> Iterable[tuple[str, np.ndarray]]:
@@ -166,7 +179,7 @@ def _calibration(bundle: Bundle, features: Features) -> Calibration:
     own = bundle.detector.calibration
     if not features.test.recalibrate:
         return own
-    held_out = features.of(bundle, features.test.real, CALIBRATION)
+    held_out = features.of(bundle, features.test.real, CALIBRATE)
     scores = bundle.detector.score(held_out.plain.features)
     views = {view: bundle.detector.score(part.features) for view, part in held_out.re_encoded.items()}
     return calibrate(scores, own.fpr, own.unsure_fpr, views)
@@ -201,8 +214,8 @@ def rows_of(whole: Answers, rows: np.ndarray) -> Answers:
 
 def _judge_scorer(scorer: Scorer, test: TestSet, about: About, say: Say) -> Judged:
     real, generated = (_scores(scorer, folder, SPLIT, say) for folder in (test.real, test.generated))
-    if CALIBRATION in read_manifest(test.real).rows and read_manifest(test.real).rows[CALIBRATION]:
-        calibration = calibrate(_scores(scorer, test.real, CALIBRATION, say), SCORER_FPR)
+    if CALIBRATE in read_manifest(test.real).rows and read_manifest(test.real).rows[CALIBRATE]:
+        calibration = calibrate(_scores(scorer, test.real, CALIBRATE, say), SCORER_FPR)
         sides = [answers(scores, {}, calibration) for scores in (real, generated)]
         threshold, n = calibration.threshold(), len(calibration.scores)
     elif getattr(scorer, "threshold", None) is not None:
