@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from blades_dist.config import PretrainConfig
 from blades_dist.data.records import read_manifest
+from blades_dist.files import write_atomically
 from blades_dist.settings import ConfigError
 
 CONFIG = "config.yaml"  # in a run folder
@@ -42,9 +43,7 @@ def is_free(key: str) -> bool:
 def write(config: PretrainConfig, folder: Path) -> None:
     """Leaves the resolved configuration and the digest of its data in the run folder."""
     record = {"manifest": read_manifest(config.data.shards).digest(), **config.model_dump(mode="json")}
-    temporary = folder / f".{CONFIG}"
-    temporary.write_text(yaml.safe_dump(record, sort_keys=False))
-    temporary.replace(folder / CONFIG)
+    write_atomically(folder / CONFIG, yaml.safe_dump(record, sort_keys=False))
 
 
 def check_same_run(config: PretrainConfig, folder: Path) -> None:
