@@ -84,12 +84,13 @@ def _compared(config: PretrainConfig | dict[str, Any], manifest: str | None) -> 
     if isinstance(config, PretrainConfig):
         yield "the global batch (train.batch_size x train.workers)", config.train.global_batch
         config = config.model_dump(mode="json")
-    yield from ((key, value) for key, value in _flat(config) if not is_free(key))
+    yield from ((key, value) for key, value in flat(config) if not is_free(key))
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested sections by dotted keys."""
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
