@@ -24,7 +24,7 @@ def package(tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text("a = 1\n")
     (folder / "page.html").write_text("<p>")
-    git(folder, "init", "-q", "-b", "main")
+    git(folder.parent, "init", "-q", "-b", "main")
     git(folder, "add", ".")
     git(folder, "commit", "-q", "-m", "first")
     return folder
