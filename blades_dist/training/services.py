@@ -3,6 +3,7 @@
 Each of them has an ``id`` that a later start of the run is found by.
 """
 
+import logging
 import os
 import time
 import uuid
@@ -26,6 +27,7 @@ class MlflowRun:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # who trains what is nobody else's business
         from mlflow.tracking import MlflowClient
 
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # not how it makes each table, in a run's log
         sinks = config.train.sinks
         uri = sinks.mlflow_uri or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
         self._client = MlflowClient(tracking_uri=uri)

@@ -18,7 +18,7 @@ from blades_dist.training import sinks as sinks_module
 from blades_dist.training.feed import Waits
 from blades_dist.training.loop import StepResult
 from blades_dist.training.progress import Reporter
-from blades_dist.training.sinks import METRICS, Sink, check_sinks, open_sinks, read_metrics
+from blades_dist.training.sinks import METRICS, STATE, Sink, check_sinks, open_sinks, read_metrics
 
 
 def config(folder: Path, *to: str, **sinks: Any) -> PretrainConfig:
@@ -106,9 +106,12 @@ def test_mlflow_is_told_and_resumed_under_one_id(run: Path) -> None:
     assert [(point.step, point.value) for point in history] == [
         (1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 6.25), (7, 7.25)
     ]  # fmt: skip
-    # A database that was lost is begun anew, from where the run is.
-    (run / "mlflow.db").unlink()
-    assert log(both, 7, 8) == []
+    # A run that is not there any more is begun anew, and told everything from where the run is.
+    (run / STATE).write_text(json.dumps({"mlflow": {"id": "f" * 32, "told": 7}}))
+    assert log(both, 5, 7) == []
+    new = json.loads((run / STATE).read_text())["mlflow"]["id"]
+    assert new not in ("f" * 32, found.info.run_id)
+    assert [point.step for point in client.get_metric_history(new, "loss/iso")] == [6, 7]
 
 
 def test_wandb_is_told_offline_under_one_id(run: Path) -> None:
