@@ -45,7 +45,8 @@ def log(config: PretrainConfig, first: int, last: int, offset: float = 0.0) -> l
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(sinks_module, "CLOSE_SECONDS", 300.0)  # a loaded machine is no failure
     (tmp_path / "run").mkdir()
     return tmp_path / "run"
 
@@ -95,23 +96,21 @@ def test_the_reporter_hands_one_flat_dictionary_to_its_sinks(run: Path, capsys: 
 def test_mlflow_is_told_and_resumed_under_one_id(run: Path) -> None:
     mlflow = pytest.importorskip("mlflow.tracking")
     both = config(run, "mlflow", mlflow_experiment="faces")
-    assert log(both, 0, 5) == []
-    assert log(both, 3, 7, offset=0.25) == []
+    assert log(both, 0, 3) == []
+    assert log(both, 2, 4, offset=0.25) == []
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{run / 'mlflow.db'}")
     (found,) = client.search_runs([client.get_experiment_by_name("faces").experiment_id])
     assert found.info.run_name == "run" and found.info.status == "FINISHED"
     assert found.data.params["train.lr"] == "1e-05" and found.data.params["data.shards"] == str(run / "shards")
     history = client.get_metric_history(found.info.run_id, "loss/iso")
-    # Steps 4 and 5 stay as the first start told them: what MLflow has it keeps.
-    assert [(point.step, point.value) for point in history] == [
-        (1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 6.25), (7, 7.25)
-    ]  # fmt: skip
+    # Step 3 stays as the first start told it: what MLflow has it keeps.
+    assert [(point.step, point.value) for point in history] == [(1, 1), (2, 2), (3, 3), (4, 4.25)]
     # A run that is not there any more is begun anew, and told everything from where the run is.
-    (run / STATE).write_text(json.dumps({"mlflow": {"id": "f" * 32, "told": 7}}))
-    assert log(both, 5, 7) == []
+    (run / STATE).write_text(json.dumps({"mlflow": {"id": "f" * 32, "told": 4}}))
+    assert log(both, 3, 4) == []
     new = json.loads((run / STATE).read_text())["mlflow"]["id"]
     assert new not in ("f" * 32, found.info.run_id)
-    assert [point.step for point in client.get_metric_history(new, "loss/iso")] == [6, 7]
+    assert [point.step for point in client.get_metric_history(new, "loss/iso")] == [4]
 
 
 def test_wandb_is_told_offline_under_one_id(run: Path) -> None:
