@@ -15,7 +15,7 @@ def main() -> int:
     config = read_arguments(description=__doc__)
     # Imported late: `--print-config` and a wrong key answer at once, without Ray and DeepSpeed.
     from blades_dist.raylocal import cluster
-    from blades_dist.training.launch import RunStoppedError, check, finished, pretrain
+    from blades_dist.training.launch import RunInterruptedError, RunStoppedError, check, finished, pretrain
 
     try:
         config = check(config)
@@ -28,6 +28,9 @@ def main() -> int:
     except RunStoppedError as error:
         print(f"pretrain: stopped at {error}", file=sys.stderr)
         return 1
+    except RunInterruptedError as error:
+        print(f"pretrain: {error}", file=sys.stderr)
+        return 128 + error.number
     return 0
 
 

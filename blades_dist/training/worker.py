@@ -1,6 +1,7 @@
 """Ray Train's function: what one worker does from the first step, or the last checkpoint, to the exported encoder."""
 
 import json
+import logging
 import os
 import time
 from contextlib import ExitStack, closing
@@ -80,6 +81,8 @@ class Run:
 
 def pretrain_worker(settings: dict[str, Any]) -> None:
     """Runs on every worker of a group; ``settings``: ``config``, a dumped ``PretrainConfig``, and the ``bell``."""
+    # Ray Train's line for every report would stand between the run's own.
+    logging.getLogger("ray.train.v2._internal.execution.context").setLevel(logging.WARNING)
     run = _build(PretrainConfig.model_validate(settings["config"]), settings["bell"])
     with closing(run.writer):
         progress = _resume(run)
