@@ -9,7 +9,7 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -98,6 +98,13 @@ def source_digest(package: Path) -> str:
         data = file.read_bytes()
         whole.update(f"{file.relative_to(package).as_posix()}\0{len(data)}\0".encode() + data)
     return whole.hexdigest()
+
+
+def record_start(folder: Path, start: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Says what has changed since the last start of the run in ``folder``, and appends this one to its record."""
+    for line in changes(folder, start):
+        say(f"not as at the last start: {line}")
+    write_record(folder, start)
 
 
 def write_record(folder: Path, start: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,16 @@ import pytest
 
 from blades_dist.config import PretrainConfig
 from blades_dist.training import record
-from blades_dist.training.record import RUN, changes, describe_code, describe_run, difference, read_record, write_record
+from blades_dist.training.record import (
+    RUN,
+    changes,
+    describe_code,
+    describe_run,
+    difference,
+    read_record,
+    record_start,
+    write_record,
+)
 
 CONFIG = PretrainConfig.model_validate({"data": {"shards": "shards"}, "train": {"seed": 5}})
 WHO = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b.c", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b.c"}
@@ -123,6 +132,10 @@ def test_what_changed_is_told_in_words(tmp_path: Path) -> None:
     assert changes(tmp_path, now) == [], "no earlier start"
     write_record(tmp_path, first)
     assert changes(tmp_path, now) == lines
+    said: list[str] = []
+    record_start(tmp_path, now, said.append)
+    assert said == [f"not as at the last start: {line}" for line in lines]
+    assert len(read_record(tmp_path)["starts"]) == 2
 
 
 def test_the_processor_is_named() -> None:
