@@ -89,7 +89,7 @@ def pretrain_worker(settings: dict[str, Any]) -> None:
     """Runs on every worker of a group; ``settings``: ``config``, a dumped ``PretrainConfig``; ``bell`` and ``command``
     of the driver."""
     # Ray Train's line for every report would stand between the run's own.
-    logging.getLogger("ray.train.v2._internal.execution.context").setLevel(logging.WARNING)
+    logging.getLogger("ray.train.v2._internal.execution.context").addFilter(_is_no_report)
     config = PretrainConfig.model_validate(settings["config"])
     if config.train.deterministic:
         prepare_environment()
@@ -110,6 +110,10 @@ def pretrain_worker(settings: dict[str, Any]) -> None:
             return
         metrics = _finish(run, end) if run.leads else {}
         ray.train.report(_metrics(end) | metrics)
+
+
+def _is_no_report(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Reporting training result")
 
 
 def _reporter(run: Run, step: int) -> Reporter:
