@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,19 +22,23 @@ from blades_dist.data.order import Position, global_batches
 from blades_dist.data.read import read_split
 from blades_dist.data.records import read_manifest
 from blades_dist.data.stream import stream
+from blades_dist.files import write_atomically
 from blades_dist.models.export import freeze, save_encoder
 from blades_dist.models.joint import JointModel, build_joint_model, compile_towers
 from blades_dist.tasks import TaskSet, task_set
 from blades_dist.training import checkpoint, store
 from blades_dist.training.allocator import keep_freed_memory
 from blades_dist.training.checkpoint import Progress, Skipped, Stateful
+from blades_dist.training.determinism import make_deterministic, prepare_environment, threads
 from blades_dist.training.feed import Faces, Feed
 from blades_dist.training.guard import NonFinite, check_equal
 from blades_dist.training.loop import BilevelStep, Engine
 from blades_dist.training.progress import Reporter, say
+from blades_dist.training.record import describe_run, record_start
 from blades_dist.training.sample import Sample, prepare
 from blades_dist.training.samples import SampleLog
 from blades_dist.training.schedule import learning_rate
+from blades_dist.training.sinks import open_sinks, read_metrics
 from blades_dist.training.stopping import Listener
 from blades_dist.training.validate import validate
 
@@ -62,6 +67,7 @@ class Run:
     total_steps: int
     writer: store.Writer
     listener: Listener
+    command: Sequence[str]
     looked: float = field(default_factory=time.monotonic)
     warned: Any = None  # the preemption that a checkpoint was already taken for
 
@@ -80,18 +86,19 @@ class Run:
 
 
 def pretrain_worker(settings: dict[str, Any]) -> None:
-    """Runs on every worker of a group; ``settings``: ``config``, a dumped ``PretrainConfig``, and the ``bell``."""
+    """Runs on every worker of a group; ``settings``: ``config``, a dumped ``PretrainConfig``; ``bell`` and ``command``
+    of the driver."""
     # Ray Train's line for every report would stand between the run's own.
-    logging.getLogger("ray.train.v2._internal.execution.context").setLevel(logging.WARNING)
-    run = _build(PretrainConfig.model_validate(settings["config"]), settings["bell"])
+    logging.getLogger("ray.train.v2._internal.execution.context").addFilter(_is_no_report)
+    config = PretrainConfig.model_validate(settings["config"])
+    if config.train.deterministic:
+        prepare_environment()
+    run = _build(config, settings["bell"], settings["command"])
     with closing(run.writer):
         progress = _resume(run)
-        config, reporter = run.config, None
+        reporter = None
         if run.leads:
-            images = config.train.global_batch * config.train.accumulate
-            reporter = Reporter(
-                run.folder, config.train.log_every, progress.step, run.total_steps, images, run.tasks.proxy
-            )
+            reporter = _reporter(run, progress.step)
         with ExitStack() as open_ends:
             if reporter:
                 open_ends.enter_context(closing(reporter))
@@ -105,13 +112,38 @@ def pretrain_worker(settings: dict[str, Any]) -> None:
         ray.train.report(_metrics(end) | metrics)
 
 
-def _build(config: PretrainConfig, bell: Any) -> Run:
+def _is_no_report(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Reporting training result")
+
+
+def _reporter(run: Run, step: int) -> Reporter:
+    """What rank 0 says and records, from the present start on."""
+    config = run.config
+    hosts = run.world.size // int(ray.train.get_context().get_local_world_size())
+    start = describe_run(
+        config,
+        run.manifest,
+        device=run.device,
+        world_size=run.world.size,
+        hosts=hosts,
+        step=step,
+        command=run.command,
+    )
+    record_start(run.folder, start, say)
+    sinks = open_sinks(config, run.folder, step, say)
+    images = config.train.global_batch * config.train.accumulate
+    return Reporter(run.folder, config.train.log_every, step, run.total_steps, images, run.tasks.proxy, sinks)
+
+
+def _build(config: PretrainConfig, bell: Any, command: Sequence[str]) -> Run:
     world = World.current()
     train = config.train
     cores = os.cpu_count() or 1
     local = int(ray.train.get_context().get_local_world_size())
-    torch.set_num_threads(train.threads_per_worker or max(1, cores // local))
+    torch.set_num_threads(threads(train, cores, local))
     device = ray.train.torch.get_device()
+    if train.deterministic:
+        make_deterministic(device)
     if device.type == "cpu":
         keep_freed_memory()
     tasks = task_set(flash=config.loss.flash)
@@ -131,7 +163,7 @@ def _build(config: PretrainConfig, bell: Any) -> Run:
     folder = config.storage / config.name / store.FOLDER
     writer = store.Writer(folder, world, device, train.keep_checkpoints)
     listener = Listener(bell if world.rank == 0 else None)
-    return Run(config, world, device, manifest.digest(), tasks, engine, weights, step, total, writer, listener)
+    return Run(config, world, device, manifest.digest(), tasks, engine, weights, step, total, writer, listener, command)
 
 
 def _deepspeed(device: torch.device) -> Any:
@@ -156,6 +188,9 @@ def _resume(run: Run) -> Progress:
     if run.leads:
         value = " ".join(f"{name} {weight:.4f}" for name, weight in run.weights.as_dict().items())
         how = "resumed" if own else f"started from {path}"
+        logged = read_metrics(run.folder)
+        if logged and logged[-1]["step"] > progress.step:
+            say(f"{logged[-1]['step'] - progress.step} steps after the checkpoint are done again")
         say(f"{how} at step {progress.step}/{run.total_steps} with {run.world.size} workers, lambda {value}")
     return progress
 
@@ -200,7 +235,7 @@ def _train(
             if reporter:
                 reporter.step(step + 1, progress.train.epoch, lr, train.waits + val.waits, result, run.weights)
             progress = Progress(step + 1, train_at, val_at, progress.skipped)
-        if not _after_step(run, progress):
+        if not _after_step(run, progress, reporter):
             return None
     if reporter:
         reporter.finish(progress.step, train.waits + val.waits)
@@ -208,7 +243,7 @@ def _train(
     return progress
 
 
-def _after_step(run: Run, progress: Progress) -> bool:
+def _after_step(run: Run, progress: Progress, reporter: Reporter | None) -> bool:
     """Checkpoints, checks and reports that are due; False when the run is to stop, at a complete checkpoint."""
     train, step = run.config.train, progress.step
     stop, look = _signs(run)
@@ -225,7 +260,10 @@ def _after_step(run: Run, progress: Progress) -> bool:
             say(f"a node is about to be taken away; the checkpoint of step {step} is complete")
     read_out = train.validate_every is not None and step % train.validate_every == 0 and step < run.total_steps
     if read_out or due:
-        ray.train.report(_metrics(progress) | (_read_out(run) if read_out and run.leads else {}))
+        values = _read_out(run) if read_out and run.leads else {}
+        if reporter and values:
+            reporter.scalars(step, {f"val/{name}": value for name, value in values.items()})
+        ray.train.report(_metrics(progress) | values)
     if stop:
         run.writer.flush()
         if run.leads:
@@ -261,7 +299,7 @@ def _stop(run: Run, progress: Progress, error: NonFinite) -> None:
     run.writer.flush()
     if run.leads:
         what = {"step": error.step, "what": error.what, "tasks": error.tasks, "ids": error.ids}
-        (run.folder / STOPPED).write_text(json.dumps({**what, "saved_step": progress.step}))
+        write_atomically(run.folder / STOPPED, json.dumps({**what, "saved_step": progress.step}))
         say(f"stopped: {error}")
 
 
@@ -315,9 +353,9 @@ def _finish(run: Run, progress: Progress) -> dict[str, float]:
     config, folder = run.config, run.folder
     skipped = [asdict(step) for step in progress.skipped]
     weights = {**run.weights.report(), "history": run.weights.history, "skipped_steps": skipped}
-    (folder / "weights.json").write_text(json.dumps(weights))
+    write_atomically(folder / "weights.json", json.dumps(weights))
     report = _report_on(run, VALIDATION_ROWS)
-    (folder / "validation.json").write_text(json.dumps(report, indent=1))
+    write_atomically(folder / "validation.json", json.dumps(report, indent=1))
     provenance = {
         "manifest": run.manifest,
         "config": config.model_dump(mode="json"),

@@ -9,7 +9,7 @@ import pytest
 
 from blades_dist.models.export import load_encoder
 from blades_dist.training import store
-from tests.training.chaos import DAMAGES, KINDS, Disturbed, End, make_shards, plan, settings
+from tests.training.chaos import DAMAGES, Disturbed, End, make_shards, plan, settings
 from tests.training.hosts import SCRIPTS, Hosts, Job, hosts, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,8 @@ def test_a_run_survives_everything_and_ends_as_an_undisturbed_one(
 ) -> None:
     values = settings(folder / "shards", folder, "disturbed", STEPS, EVERY)
     run = Disturbed(cluster, values, folder / "disturbed.log", seed=1)
-    for kind, step in plan(KINDS, STEPS, EVERY, seed=5):
+    # benchmarks/chaos.py takes every kind, and ten at random.
+    for kind, step in plan(("node", "driver", "flipped bit", "trainer"), STEPS, EVERY, seed=5):
         found = run.disturb(kind, step)
         assert found.resumed >= found.intact, f"{found}: more was lost than the steps since the last checkpoint"
         assert kind not in DAMAGES or "is damaged and not used" in run.job.output
