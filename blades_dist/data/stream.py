@@ -113,13 +113,25 @@ def _buffer_rows(config: StreamConfig) -> int:
 
 def quiet_ray_data() -> DataContext:
     """A copy of Ray Data's context in which it prints nothing by itself; this package reports progress."""
+    return _quiet(DataContext.get_current().copy())
+
+
+def _quiet(context: DataContext) -> DataContext:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that it was asked to be quiet
-    context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.enable_auto_log_stats = False
     return context
+
+
+def _keep_order() -> None:
+    """Sets this process's own context, for good: a context for a while, as ``DataContext.current`` has it, is the whole
+    process's too, and two streams in threads would take it from each other, the order of their rows with it."""
+    context = _quiet(DataContext.get_current())
+    context.execution_options.preserve_order = True
+    # A trainer that is busy elsewhere (evaluation, a checkpoint) is no error.
+    context.execution_no_progress_timeout_s = -1
 
 
 def _run(
@@ -131,21 +143,17 @@ def _run(
     machine takes a core from the training beside it.
     """
     workers, cpus = _task_pool(config.task_cpus, world_size)
-    context = quiet_ray_data()
-    context.execution_options.preserve_order = True
-    # A trainer that is busy elsewhere (evaluation, a checkpoint) is no error.
-    context.execution_no_progress_timeout_s = -1
-    with DataContext.current(context):
-        # Not from_arrow: that looks at its tables in Ray tasks of a whole CPU each, which train workers may all hold.
-        dataset = ray.data.from_items([pack_chunk(chunk) for chunk in span], override_num_blocks=len(span)).map_batches(
-            load,
-            batch_size=None,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            num_cpus=cpus,
-            compute=TaskPoolStrategy(size=min(workers, len(span))),
-        )
-        return list(dataset.materialize().to_arrow_refs())
+    _keep_order()
+    # Not from_arrow: that looks at its tables in Ray tasks of a whole CPU each, which train workers may all hold.
+    dataset = ray.data.from_items([pack_chunk(chunk) for chunk in span], override_num_blocks=len(span)).map_batches(
+        load,
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        num_cpus=cpus,
+        compute=TaskPoolStrategy(size=min(workers, len(span))),
+    )
+    return list(dataset.materialize().to_arrow_refs())
 
 
 def _task_pool(task_cpus: float, world_size: int) -> tuple[int, float]:
