@@ -24,7 +24,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Network:
-    """``per_node`` workers share a node and ``inside``; ``between`` is what one worker has when all of its node send."""
+    """``per_node`` workers share a node and ``inside``; ``between`` is one worker's share when all of its node send."""
 
     name: str
     per_node: int
@@ -152,7 +152,9 @@ def collectives(
     learns = outer and bilevel.weighting == "bilevel"
     forwards, dual, backwards = traffic._passes(bilevel, train.accumulate, learns)
     found = [
-        Collective("losses", "all_gather", moved["losses"] / forwards["losses"] - FLOAT * len(tasks), forwards["losses"]),
+        Collective(
+            "losses", "all_gather", moved["losses"] / forwards["losses"] - FLOAT * len(tasks), forwards["losses"]
+        ),
         Collective("losses", "all_reduce", FLOAT * len(tasks), forwards["losses"]),
     ]
     if layers:

@@ -1,4 +1,4 @@
-"""Counting what a step of the real model does: products, memory traffic, operations, and what it keeps for backwards."""
+"""Counting what a step of the real model does: products, memory traffic, operations, and what it keeps meanwhile."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -2,7 +2,7 @@
 
 Written down from the operator's published API types (KubeRay 1.5.1 and later, which brought ``authOptions``); names,
 types, what is required and allowed values are theirs. Unknown fields are errors here, as they are for a strict
-``kubectl apply``. Parts that are Kubernetes' own (pod templates, services) stay plain: its published schemas judge them.
+``kubectl apply``. Parts that are Kubernetes' own (pod templates, services) stay plain: its own schemas judge them.
 """
 
 from typing import Any, Literal
