@@ -31,8 +31,9 @@ def test_it_has_what_a_job_runs_and_nothing_else(package: Path) -> None:
     assert not [name for name in names if name.endswith((".parquet", ".safetensors", ".whl", ".pyc", ".jpg", ".png"))]
 
 
-def test_the_wheels_own_files_come_along(package: Path) -> None:
+def test_all_of_the_source_comes_along(package: Path) -> None:
     names = set(zipfile.ZipFile(package).namelist())
-    suffixes = (".j2", ".html", ".js", ".css")
-    needed = {str(path.relative_to(ROOT)) for path in (ROOT / "blades_dist").rglob("*") if path.suffix in suffixes}
-    assert needed and needed <= names
+    suffixes = (".py", ".j2", ".html", ".js", ".css", ".svg")
+    sources = [path for folder in ("blades_dist", "jobs") for path in (ROOT / folder).rglob("*")]
+    needed = {str(path.relative_to(ROOT)) for path in sources if path.suffix in suffixes}
+    assert needed and needed <= names, needed - names
