@@ -6,6 +6,7 @@ The first two calibrate the model, the third is what it predicts. Every function
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -86,21 +87,21 @@ def part_times(case: Case, repeats: int) -> dict[str, float]:
     for _ in range(repeats + 1):
         with remember(model):
             logits, cotangent = timed("forward", forward)
-        share = timed("backward", lambda logits=logits, cotangent=cotangent: pull_back(logits, cotangent, params))
-        total = timed("sum", lambda share=share: combine(share, world, "exact"))
-        timed("look-ahead", lambda total=total: sgd_lookahead(params, total, LR, 1e-3))
+        share = timed("backward", partial(pull_back, logits, cotangent, params))
+        total = timed("sum", partial(combine, share, world, "exact"))
+        timed("look-ahead", partial(sgd_lookahead, params, total, LR, 1e-3))
         still = {name: value.detach() for name, value in params.items()}
         with torch.no_grad():
-            _, tangent = timed("forward mode", lambda still=still, total=total: push_forward(ahead, still, total))
+            _, tangent = timed("forward mode", partial(push_forward, ahead, still, total))
         columns.sum(cotangent * tangent)
         forget(model)
         with remember(model.text):
             model(sample.images)
-        logits, _ = timed("dual forward", lambda total=total: engine.forward(sample.images, total))
+        logits, _ = timed("dual forward", partial(engine.forward, sample.images, total))
         forget(model)
         engine.backward(logits, cotangent)
         engine.gradient()
-        timed("optimiser", lambda: engine.step(LR))
+        timed("optimiser", partial(engine.step, LR))
     return {name: float(np.median(values[1:])) for name, values in times.items()}
 
 

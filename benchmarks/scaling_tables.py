@@ -29,7 +29,7 @@ from blades_dist.training.traffic import Sizes, step_traffic
 
 ROWS, PIXELS = 48, 224
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-ROUTES = {
+ROUTES: dict[str, dict[str, object]] = {
     "none (lambda fixed)": {"weighting": "equal"},
     "exact": {},
     "exact, reuse": {"reuse_gradient": True},
