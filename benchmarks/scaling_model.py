@@ -161,7 +161,7 @@ def collectives(
         statistics = FLOAT * 2 * sizes.channels / layers
         found += [
             Collective("batchnorm", "all_gather", statistics, layers * (forwards["all"] + dual)),
-            Collective("batchnorm", "all_reduce", statistics * train.workers, layers * backwards),
+            Collective("batchnorm", "all_reduce", statistics * train.worker_range[1], layers * backwards),
         ]
     zero = train.zero_stage if engine == "deepspeed" else 0
     calls = {
