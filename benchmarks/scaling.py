@@ -1,7 +1,8 @@
 """The scaling model's tables: what a step is, what this machine says of the model, what it predicts elsewhere.
 
-    python benchmarks/scaling.py --write     benchmarks/results/scaling.md; about 5 minutes on 2 cores, quiet ones
-    python benchmarks/scaling.py --quick     few steps of a tiny model: does it work
+    python benchmarks/scaling.py check --write      results/scaling_check.md: 3 minutes on 2 cores, quiet ones
+    python benchmarks/scaling.py predict --write    results/scaling.md: counts, so other load does not matter
+    python benchmarks/scaling.py check --quick      a tiny model: does it work
 
 Needs the package on the path: PYTHONPATH=. where it is not installed.
 """
@@ -12,7 +13,6 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import inputs
 import numpy as np
@@ -114,25 +114,33 @@ def _median(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: float(np.median([parts[name] for parts in found])) for name in found[0]}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--write", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(os.cpu_count() or 1)
-    full = ModelConfig() if not options.quick else TINY.config
-    header = [
-        "# Scaling: counted, measured on two cores, predicted elsewhere",
+def header(what: str) -> list[str]:
+    return [
+        f"# Scaling: {what}",
         "",
-        f"- device: {cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start",
+        f"- device: {cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} when measured (others may have "
+        "been at work)",
         f"- Python {platform.python_version()}, torch {torch.__version__}",
         "",
     ]
-    checked = check([TINY] if options.quick else CASES, (1, 2) if options.quick else (1, 2, 4), 3, 3)
-    print("\n".join(checked), flush=True)
-    ops, found_kept, worked = work(full, 64 if options.quick else PIXELS)
-    parts: list[Any] = [header, checked, messages(full), worked, elsewhere(full, ops)]
-    parts += [memories(full, found_kept), data(ops)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["check", "predict"])
+    parser.add_argument("--quick", action="store_true", help="a tiny model, one or two workers")
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    if options.what == "check":
+        cases, counts = ((TINY,), (1, 2)) if options.quick else (CASES, (1, 2, 4))
+        top = header("predicted and measured on this machine")
+        inputs.publish("\n".join(top + check(cases, counts, 3, 3)), "scaling_check", options.write)
+        return
+    torch.set_num_threads(os.cpu_count() or 1)
+    full = TINY.config if options.quick else ModelConfig()
+    top = header("counted here, predicted elsewhere")
+    ops, kept, worked = work(full, 64 if options.quick else PIXELS)
+    parts = [top, messages(full), worked, elsewhere(full, ops), memories(full, kept), data(ops)]
     inputs.publish("\n".join(line for part in parts for line in part), "scaling", options.write)
 
 
