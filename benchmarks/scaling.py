@@ -129,14 +129,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["check", "predict"])
     parser.add_argument("--quick", action="store_true", help="a tiny model, one or two workers")
+    parser.add_argument("--cases", type=int, default=len(CASES), help="of check: only the first so many models")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of torch, for predict")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     if options.what == "check":
-        cases, counts = ((TINY,), (1, 2)) if options.quick else (CASES, (1, 2, 4))
+        cases, counts = ((TINY,), (1, 2)) if options.quick else (CASES[: options.cases], (1, 2, 4))
         top = header("predicted and measured on this machine")
         inputs.publish("\n".join(top + check(cases, counts, 3, 3)), "scaling_check", options.write)
         return
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(options.threads)
     full = TINY.config if options.quick else ModelConfig()
     top = header("counted here, predicted elsewhere")
     ops, kept, worked = work(full, 64 if options.quick else PIXELS)
