@@ -9,7 +9,7 @@ DEMO ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test lint types serve clean install
+.PHONY: demo test lint types serve wheel clean install
 .DEFAULT_GOAL := demo
 
 install: $(INSTALLED)
@@ -37,6 +37,12 @@ lint: $(INSTALLED)
 
 serve: $(INSTALLED)
 	$(BIN)/python jobs/serve.py detector=$(RUNS)/detectors/oc
+
+# dist/: the wheel and the versions that it runs with, for cluster/install.sh on hosts and in images
+wheel: $(INSTALLED)
+	rm -rf build dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	cp constraints.txt dist/
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
