@@ -15,6 +15,7 @@ from ray.serve.schema import ServeDeploySchema
 
 import blades_dist
 from blades_dist.config import PretrainConfig
+from blades_dist.raylocal import JOB_STOP_SECONDS
 from blades_dist.serving.config import ServiceConfig
 from blades_dist.settings import load
 from tests.cluster.kuberay import RayJob, RayService
@@ -31,6 +32,7 @@ from tests.cluster.manifests import (
     resource,
 )
 
+STOP_WAIT = f"RAY_JOB_STOP_WAIT_TIME_S={JOB_STOP_SECONDS}"
 LAUNCHER = ("ray_cluster.yaml", "cluster/ray_cluster_aws.yaml")
 
 
@@ -62,6 +64,7 @@ def test_every_install_reads_the_one_constraints_file() -> None:
         assert all("--constraint ~/blades-dist/dist/constraints.txt" in line for line in lines)
         assert "cluster/install.sh" in (ROOT / name).read_text()
     image = (CLUSTER / "Containerfile").read_text()
+    assert STOP_WAIT in image
     assert (
         "sh cluster/install.sh" in image and "pip install --quiet --no-cache-dir --constraint constraints.txt" in image
     )
@@ -86,6 +89,7 @@ def test_launched_nodes_need_the_token_and_say_what_they_have(name: str) -> None
         assert "RAY_AUTH_MODE=token" in words and "--disable-usage-stats" in words
         if side == "head":
             assert "--dashboard-host=127.0.0.1" in words and "--num-cpus=0" in words
+            assert STOP_WAIT in words, "`ray job stop` must leave time for a checkpoint"
         types = config.get("available_node_types")
         if types is None:
             assert any(word.startswith("--num-cpus=") for word in words)
