@@ -4,8 +4,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
+
+# No example fails for being slow, and under CI the examples are the same ones every time.
+hypothesis.settings.register_profile(
+    "blades",
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("blades")
 
 # Without a GPU the kernel's tests run it in Triton's interpreter, which is chosen when Triton is first imported: by
 # whichever module, so before any other import.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from blades_dist.data import exif, exif_reader
 from tests.data.exif_cases import VALID, check, files
-from tests.data.work import lines_run
+from tests.work import lines_run
 
 CASES = int(os.environ.get("BLADES_FUZZ_CASES", 500))
 # ``check`` reads a file three times. What a reading costs beside the file's own bytes, and a byte (a fill byte before a

