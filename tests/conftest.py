@@ -1,12 +1,26 @@
 """What all tests share: one Ray cluster and one pool of gloo ranks a session, since starting them costs seconds."""
 
 import os
+
+# Small problems, and perhaps another test process beside this one: more threads would only wait for each other. Read
+# when torch is first imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
+
+# Without a GPU the kernel's tests run it in Triton's interpreter, which is chosen when Triton is first imported: by
+# whichever module, so before any other import.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from blades_dist.config import RayConfig
+from blades_dist.raylocal import cluster
+from tests.gloo import GlooPool
 
 # No example fails for being slow, and under CI the examples are the same ones every time.
 hypothesis.settings.register_profile(
@@ -17,14 +31,13 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("blades")
 
-# Without a GPU the kernel's tests run it in Triton's interpreter, which is chosen when Triton is first imported: by
-# whichever module, so before any other import.
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from blades_dist.config import RayConfig
-from blades_dist.raylocal import cluster
-from tests.gloo import GlooPool
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the files, those that take longest come first, so that all end together."""
+    if hasattr(config, "workerinput"):
+        long = {item.path for item in items if item.get_closest_marker("slow")}
+        longer = {item.path for item in items if item.get_closest_marker("ray")}
+        items.sort(key=lambda item: -(item.path in long) - (item.path in longer))
 
 
 @pytest.fixture(scope="session")
