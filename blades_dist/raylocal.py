@@ -97,11 +97,14 @@ def _stop(process: "subprocess.Popen[bytes]", address: str) -> None:
     """Ends ``ray start --block`` and everything below it, jobs included."""
     family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     process.terminate()
-    process.wait(timeout=60)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=60)
     # Its children end themselves; what has not after a while is ended.
     for straggler in psutil.wait_procs(family, timeout=30)[1]:
         with suppress(psutil.NoSuchProcess):
             straggler.kill()
+    process.kill()
+    process.wait()
     # A later cluster's tools would look for this one.
     if ray_utils.read_ray_address() == address:
         Path(ray_utils.get_ray_address_file(None)).unlink(missing_ok=True)
