@@ -1,6 +1,9 @@
 """The hostile corpus through the bounded process: nothing crashes it, hangs it or exhausts it; every file is told."""
 
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from blades_dist.config import IngestConfig
 from blades_dist.data.records import REASONS
@@ -12,16 +15,22 @@ from tests.data.photos import peak_mebibytes, photo_of
 PEAK_MEBIBYTES = 1536
 
 
-def test_every_hostile_file_ends_as_expected(tmp_path: Path) -> None:
-    expected = hostile.write(tmp_path)
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("hostile")
+    return folder, hostile.write(folder)
+
+
+def test_every_hostile_file_ends_as_expected(corpus: tuple[Path, dict[str, Any]]) -> None:
+    folder, expected = corpus
     assert len(expected) >= 300
-    config = IngestConfig.model_validate({"source": tmp_path, "output": tmp_path, "memory_mebibytes": PEAK_MEBIBYTES})
+    config = IngestConfig.model_validate({"source": folder, "output": folder, "memory_mebibytes": PEAK_MEBIBYTES})
     surprises = []
     with PhotoProcess(config) as process:
         first = process.pid
         assert first is not None
         for name, allowed in expected.items():
-            data = (tmp_path / name).read_bytes()
+            data = (folder / name).read_bytes()
             outcome = process.process(photo_of(data, name), data, Given())
             assert process.pid == first, f"{name} took the child down: {outcome.rejected}"
             assert len(outcome.rejected) == 1 and not len(outcome.rows)
@@ -35,7 +44,7 @@ def test_every_hostile_file_ends_as_expected(tmp_path: Path) -> None:
     assert peak <= PEAK_MEBIBYTES
 
 
-def test_the_corpus_is_always_the_same(tmp_path: Path) -> None:
-    once, again = hostile.write(tmp_path / "once"), hostile.write(tmp_path / "again")
-    assert once == again
-    assert all((tmp_path / "once" / n).read_bytes() == (tmp_path / "again" / n).read_bytes() for n in once)
+def test_the_corpus_is_always_the_same(corpus: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, once = corpus
+    assert once == hostile.write(tmp_path)
+    assert all((folder / name).read_bytes() == (tmp_path / name).read_bytes() for name in once)
