@@ -18,13 +18,13 @@ CASES = int(os.environ.get("BLADES_FUZZ_CASES", 500))
 LINES, LINES_A_BYTE = 500, 20
 
 
-@settings(max_examples=CASES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=CASES, database=None, suppress_health_check=list(HealthCheck))
 @given(files())
 def test_the_reader_keeps_its_promise(data: bytes) -> None:
     lines_run(partial(check, data), LINES + LINES_A_BYTE * len(data))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=300), st.sampled_from([b"", b"\xff\xd8\xff\xe1\x01\x00Exif\0\0", b"II*\0", b"MM\0*"]))
 def test_on_any_bytes(data: bytes, opening: bytes) -> None:
     check(opening + data)

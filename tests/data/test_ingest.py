@@ -168,7 +168,7 @@ JOB = Path(__file__).parents[2] / "jobs" / "ingest.py"
 
 
 def job(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, JOB, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, JOB, *map(str, arguments)], capture_output=True, text=True, timeout=600)
 
 
 def test_job_inspects_one_file(collection: Collection) -> None:

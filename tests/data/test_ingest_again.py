@@ -169,7 +169,7 @@ def test_verify_names_what_is_damaged(ingested: tuple[Path, Manifest], tmp_path:
     assert len(problems) == 2 and damaged.name in problems[0] and "sha-256" in problems[0] and gone.name in problems[1]
     for arguments, status in (([], 1), (["--report"], 2)):
         values = [f"source={tmp_path / 'nowhere'}", f"output={output}", "--verify", *arguments]
-        done = subprocess.run([sys.executable, str(JOB), *values], capture_output=True, text=True, timeout=300)
+        done = subprocess.run([sys.executable, str(JOB), *values], capture_output=True, text=True, timeout=600)
         if not arguments:
             assert done.returncode == status and damaged.name in done.stderr and "2 problems" in done.stdout
 
