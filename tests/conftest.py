@@ -5,6 +5,8 @@ import os
 # Small problems, and perhaps another test process beside this one: more threads would only wait for each other. Read
 # when torch is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers would step back for everything else that runs, so that tests which wait for them could starve.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 from collections.abc import Iterator
 from pathlib import Path
