@@ -1,22 +1,17 @@
-"""The pretrain job through its entry point: two workers, killed halfway, submitted again."""
+"""The pretrain job through its entry point: what it refuses, and how it ends when it diverges (kills: test_chaos)."""
 
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
-import yaml
-from safetensors.torch import load_file
 
 from blades_dist.config import IngestConfig, PretrainConfig
 from blades_dist.data.ingest import ingest
 from blades_dist.data.simulate import write_photographs
-from blades_dist.models.export import load_encoder
 from blades_dist.settings import ConfigError
-from blades_dist.training import launch
+from blades_dist.training import identity, launch, store
 
 ROOT = Path(__file__).parents[2]
 STEPS = 8
@@ -71,43 +66,6 @@ def finish(job: "subprocess.Popen[str]") -> str:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_killed_run_resumes_and_ends_as_an_undisturbed_one(shards: Path) -> None:
-    whole = finish(start(shards, "whole"))
-    assert f"step {STEPS}/{STEPS}" in whole and "coarse manipulation AUC" in whole
-
-    killed, runs = start(shards, "killed"), shards.parent / "runs"
-    end = time.monotonic() + 240
-    registry = runs / "killed" / "checkpoint_manager_snapshot.json"  # Ray Train's: what it would resume from
-    while not (registry.exists() and "checkpoint_" in registry.read_text()) and time.monotonic() < end:
-        assert killed.poll() is None, killed.communicate()[0]
-        time.sleep(0.1)
-    family = [*psutil.Process(killed.pid).children(recursive=True), psutil.Process(killed.pid)]
-    for process in family:
-        process.kill()
-    psutil.wait_procs(family, timeout=30)
-    killed.communicate()
-    assert not (runs / "killed" / "encoder").exists(), "the run must have been killed before it ended"
-
-    resumed = finish(start(shards, "killed"))
-    assert "resumed at step" in resumed
-    histories = [json.loads((runs / name / "weights.json").read_text()) for name in ("whole", "killed")]
-    assert len(histories[0]["history"]) == STEPS + 1
-    assert histories[0] == histories[1], "lambda's trajectory must be that of an undisturbed run, bitwise"
-    files = [load_file(runs / name / "encoder" / "encoder.safetensors") for name in ("whole", "killed")]
-    assert files[0].keys() == files[1].keys()
-    assert all((files[0][key] == files[1][key]).all() for key in files[0])
-
-    # What a finished run has left, and that it is not run again.
-    folder = runs / "killed"
-    for name in ("config.yaml", "weights.png", "validation.json", "tensorboard"):
-        assert (folder / name).exists(), name
-    assert load_encoder(folder / "encoder").info.provenance["steps"] == STEPS
-    assert not list(folder.rglob("*.pt")) and not list(folder.rglob("*.pkl"))
-    assert "is finished" in finish(start(shards, "killed"))
-
-
-@pytest.mark.ray
-@pytest.mark.slow
 def test_a_run_that_diverges_skips_and_then_stops_at_its_last_good_state(shards: Path) -> None:
     values = {"train.lr": 1e30, "train.accumulate": 2, "bilevel.reuse_gradient": True, "train.max_steps": 4}
     guard = {"train.guard.nonfinite": "skip", "train.guard.max_skips": 1}
@@ -119,12 +77,12 @@ def test_a_run_that_diverges_skips_and_then_stops_at_its_last_good_state(shards:
     folder = shards.parent / "runs" / "diverging"
     assert json.loads((folder / "stopped.json").read_text())["step"] == 1
     assert not (folder / "encoder").exists()
-    (saved,) = (path for path in folder.glob("checkpoint_*") if path.is_dir())
+    saved = store.saved(folder / store.FOLDER)[0]
     assert str(saved) in output, "the message must name the checkpoint"
-    state = json.loads((saved / "state.json").read_text())
+    tensors, state = store.read(saved)
     assert state["progress"]["step"] == 1 and [step["step"] for step in state["progress"]["skipped"]] == [0]
     assert state["weights"]["value"] == [1.0] * 11
-    assert all(value.isfinite().all() for value in load_file(saved / "model.safetensors").values())
+    assert all(value.isfinite().all() for value in tensors.values())
 
 
 @pytest.mark.ray
@@ -151,7 +109,7 @@ def test_a_run_is_its_configuration_and_its_data(shards: Path, tmp_path: Path) -
 
     launch.check(values())
     (tmp_path / "pretrain").mkdir()
-    (tmp_path / "pretrain" / launch.CONFIG).write_text(yaml.safe_dump(launch._identity(launch.check(values()))))
+    identity.write(launch.check(values()), tmp_path / "pretrain")
     launch.check(values(log_every=3))
     with pytest.raises(ConfigError, match=r"another configuration.*\n  train.lr: 1e-05 there, 0.1 now"):
         launch.check(values(lr=0.1))
