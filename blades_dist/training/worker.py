@@ -9,6 +9,7 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
+from ray.train.v2._internal.execution import context
 
 from blades_dist.config import PretrainConfig
 from blades_dist.data.order import Position
@@ -36,7 +37,7 @@ def pretrain_worker(settings: dict[str, Any]) -> None:
     """Runs on every worker of a group; ``settings``: ``config``, a dumped ``PretrainConfig``; ``bell`` and ``command``
     of the driver."""
     # Ray Train's line for every report would stand between the run's own.
-    logging.getLogger("ray.train.v2._internal.execution.context").addFilter(_is_no_report)
+    logging.getLogger(context.__file__).addFilter(_is_no_report)
     config = PretrainConfig.model_validate(settings["config"])
     if config.train.deterministic:
         prepare_environment()
@@ -46,7 +47,7 @@ def pretrain_worker(settings: dict[str, Any]) -> None:
         progress = resume(run)
         reporter = None
         if run.leads:
-            reporter = begin_report(run, progress.step, run.world.size // workers_here, settings["command"])
+            reporter = begin_report(run, progress.step, -(-run.world.size // workers_here), settings["command"])
             open_ends.enter_context(closing(reporter))
         train = open_ends.enter_context(_feed(run, config.data.train_split, TRAIN, progress.train))
         val = open_ends.enter_context(_feed(run, config.data.val_split, VAL, progress.val))
