@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+WORKERS ?= 2
 RUNS ?= $(if $(DATA),runs/mine,runs/demo)
 DEMO ?=
 
@@ -27,8 +28,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	$(BIN)/python jobs/demo.py --runs $(RUNS) $(if $(DATA),--data '$(DATA)') $(if $(FAKES),--fakes '$(FAKES)') $(DEMO)
 
+# WORKERS: processes that share the test files; 0 runs them in one. TESTS: files or folders, or any option of pytest
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

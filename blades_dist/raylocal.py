@@ -2,12 +2,13 @@
 
 import logging
 import os
+import random
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -20,6 +21,8 @@ from ray._private import utils as ray_utils
 from blades_dist.config import RayConfig
 
 LOOPBACK = "127.0.0.1"
+PORTS = range(20_000, 32_000)  # above those of Ray's workers
+START_SECONDS = 180.0  # a busy machine, or a cold disk, takes a while
 JOB_STOP_SECONDS = 120
 # Ray's own switch for "this node talks to nobody else": it takes 127.0.0.1 as the node's address, and with it every
 # server of the cluster binds to loopback. Ray sets it on desktops only; `ray start` reads the variable.
@@ -67,7 +70,7 @@ def head(num_cpus: int | None = None) -> Iterator[dict[str, str]]:
     Raises:
         RuntimeError: Ray did not start; the message ends with what it printed.
     """
-    gcs, dashboard, client = _free_port(), _free_port(), _free_port()
+    gcs, dashboard, agent, client = _free_ports(4)
     scripts = Path(sys.executable).parent
     # Jobs authenticate with a token of this user's; made once, kept in Ray's own place.
     environment = os.environ | LOOPBACK_ENVIRONMENT | {"RAY_AUTH_MODE": "token"}
@@ -78,7 +81,9 @@ def head(num_cpus: int | None = None) -> Iterator[dict[str, str]]:
     environment["PATH"] = f"{scripts}{os.pathsep}{environment.get('PATH', '')}"
     subprocess.run([scripts / "ray", "get-auth-token", "--generate"], check=True, capture_output=True, env=environment)
     options = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-host={LOOPBACK}"]
-    options += [f"--ray-client-server-port={client}", "--disable-usage-stats", "--include-log-monitor=true"]
+    # The agent starts the submitted jobs; its usual port is the same for every cluster of a machine.
+    options += [f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"]
+    options += ["--disable-usage-stats", "--include-log-monitor=true"]
     if num_cpus is not None:
         options.append(f"--num-cpus={num_cpus}")
     with tempfile.TemporaryFile("w+") as log:
@@ -86,7 +91,7 @@ def head(num_cpus: int | None = None) -> Iterator[dict[str, str]]:
             [scripts / "ray", "start", "--head", "--block", *options], stdout=log, stderr=log, env=environment
         )
         try:
-            _wait_for(process, dashboard, log)
+            _wait_for(process, (dashboard, agent), log)
             yield environment | {
                 "RAY_ADDRESS": f"{LOOPBACK}:{gcs}",
                 "RAY_API_SERVER_ADDRESS": f"http://{LOOPBACK}:{dashboard}",
@@ -99,28 +104,45 @@ def _stop(process: "subprocess.Popen[bytes]", address: str) -> None:
     """Ends ``ray start --block`` and everything below it, jobs included."""
     family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     process.terminate()
-    process.wait(timeout=60)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=60)
     # Its children end themselves; what has not after a while is ended.
     for straggler in psutil.wait_procs(family, timeout=30)[1]:
         with suppress(psutil.NoSuchProcess):
             straggler.kill()
+    process.kill()
+    process.wait()
     # A later cluster's tools would look for this one.
     if ray_utils.read_ray_address() == address:
         Path(ray_utils.get_ray_address_file(None)).unlink(missing_ok=True)
 
 
-def _wait_for(process: "subprocess.Popen[bytes]", port: int, log: IO[str], seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
+def _wait_for(
+    process: "subprocess.Popen[bytes]", ports: Iterable[int], log: IO[str], seconds: float = START_SECONDS
+) -> None:
+    waiting, end = set(ports), time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < end:
-        with socket.socket() as probe:
-            if probe.connect_ex((LOOPBACK, port)) == 0:
-                return
+        waiting = {port for port in waiting if not _answers(port)}
+        if not waiting:
+            return
         time.sleep(0.2)
     log.seek(0)
     raise RuntimeError(f"Ray did not start within {seconds:.0f} seconds; it printed:\n{log.read()[-2000:]}")
 
 
-def _free_port() -> int:
+def _answers(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+        return probe.connect_ex((LOOPBACK, port)) == 0
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, below those that the system gives to connections: those could be taken by the time
+    Ray listens."""
+    found: list[int] = []
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError(f"fewer than {count} of the ports {PORTS.start} to {PORTS.stop - 1} are free")

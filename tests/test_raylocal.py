@@ -1,11 +1,15 @@
 """A cluster started here listens on loopback only."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import psutil
 import pytest
 import ray
 
 from blades_dist.config import RayConfig
-from blades_dist.raylocal import cluster
+from blades_dist.raylocal import cluster, head
 
 
 @pytest.mark.ray
@@ -27,3 +31,15 @@ def test_an_open_connection_is_joined_and_left_alone(ray_cluster: None) -> None:
     with cluster(RayConfig(num_cpus=1)):
         assert ray.cluster_resources()["CPU"] == 4
     assert ray.is_initialized()
+
+
+@pytest.mark.ray
+def test_a_second_cluster_of_this_machine_takes_jobs(ray_cluster: None) -> None:
+    """The first one listens on every port that Ray takes unless told otherwise."""
+    family = set(psutil.Process().children(recursive=True))
+    with head() as environment:
+        submit = [Path(sys.executable).parent / "ray", "job", "submit", "--no-wait", "--", "echo", "here"]
+        done = subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
+        started = set(psutil.Process().children(recursive=True)) - family
+    assert len(started) > 5 and not psutil.wait_procs(started, 60)[1], "it leaves no process behind"

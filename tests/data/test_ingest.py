@@ -1,5 +1,6 @@
 """Ingest from a folder to shards: everything accounted for, the same bytes every time."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from blades_dist.config import IngestConfig
 from blades_dist.data.exif import labels
@@ -167,8 +169,9 @@ def test_wrong_folders_are_told(tmp_path: Path) -> None:
 JOB = Path(__file__).parents[2] / "jobs" / "ingest.py"
 
 
-def job(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, JOB, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+def job(*arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, JOB, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | environment)
 
 
 def test_job_inspects_one_file(collection: Collection) -> None:
@@ -185,7 +188,8 @@ def test_job_inspects_one_file(collection: Collection) -> None:
 def test_job_writes_the_report(ingested: tuple[Path, Manifest], collection: Collection, tmp_path: Path) -> None:
     output = tmp_path / "set"
     shutil.copytree(ingested[0], output)
-    done = job(f"source={collection[0]}", f"output={output}", "rows_per_group=16", "ray.num_cpus=1", "--report")
+    address = ray.get_runtime_context().gcs_address
+    done = job(f"source={collection[0]}", f"output={output}", "rows_per_group=16", "--report", RAY_ADDRESS=address)
     assert done.returncode == 0 and "nothing to do" in done.stdout, done.stderr
     page = (output / "report.html").read_text()
     assert f"{sum(ingested[1].rows.values())} faces" in page and "not reachable" not in page.split("no_face")[1][:3000]

@@ -66,7 +66,7 @@ def test_any_stretch_is_part_of_the_whole(a: int, b: int, window: int) -> None:
     assert all((w[min(a, b) : max(a, b)] == p).all() for w, p in zip(whole, part, strict=True))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=120)
 @given(
     runs=st.lists(
         st.tuples(st.integers(1, 3), st.integers(1, 12), st.integers(1, 5), st.integers(0, 12)), min_size=1, max_size=8
@@ -196,17 +196,18 @@ def test_stream_equals_the_stored_rows(shards: Path) -> None:
 @pytest.mark.ray
 def test_every_epoch_is_complete_with_1_2_and_3_workers_interrupted_and_resumed(shards: Path) -> None:
     total = global_batches(read_manifest(shards), "train", 1)
+    wanted = total + total // 4  # beyond the end of the first epoch
     alone = [name for ids in ids_of(shards, 2 * total // 5 + 5, batch=5) for name in ids]
     assert len(set(alone[:total])) == len(set(alone[total : 2 * total])) == total
     rng = random.Random(7)
     consumed: list[str] = []
     for world in accumulate(count(), lambda last, _: rng.choice([n for n in (1, 2, 3) if n != last]), initial=2):
-        if len(consumed) >= 2 * total:
+        if len(consumed) >= wanted:
             break
         start, steps = after(START, len(consumed), total), rng.randrange(1, 9)
         shares = [ids_of(shards, steps, start, rank, world, batch=5) for rank in range(world)]
         consumed += [name for step in zip(*shares, strict=True) for ids in step for name in ids]
-    assert consumed[: 2 * total] == alone[: 2 * total]
+    assert consumed[:wanted] == alone[:wanted]
 
 
 @pytest.mark.ray
@@ -227,7 +228,7 @@ def test_streams_run_where_workers_hold_every_cpu(shards: Path) -> None:
 
     worker = Worker.options(num_cpus=ray.cluster_resources()["CPU"]).remote()  # type: ignore[attr-defined]
     try:
-        assert ray.get(worker.read.remote(), timeout=60) == 48
+        assert ray.get(worker.read.remote(), timeout=600) == 48
     finally:
         ray.kill(worker)
 

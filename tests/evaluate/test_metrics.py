@@ -1,12 +1,13 @@
 import itertools
 import math
-import time
+from functools import partial
 
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score, roc_curve
 
 from blades_dist.evaluate import bootstrap, metrics
+from tests.work import lines_run
 
 
 def _value(metric, real, generated):
@@ -205,11 +206,9 @@ def test_same_seed_same_interval():
     assert _auc(real, generated, seed=7).estimate(0) != _auc(real, generated, seed=8).estimate(0)
 
 
-def test_two_thousand_resamples_of_a_thousand_images_take_under_a_second():
+def test_two_thousand_resamples_are_computed_in_blocks_not_one_by_one():
     rng = np.random.default_rng(5)
-    start = time.process_time()
-    _auc(rng.normal(1, 1, 500), rng.normal(0, 1, 500), resamples=2000)
-    assert time.process_time() - start < 1
+    lines_run(partial(_auc, rng.normal(1, 1, 500), rng.normal(0, 1, 500), resamples=2000), 2000)
 
 
 @pytest.mark.parametrize(

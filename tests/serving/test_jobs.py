@@ -25,7 +25,7 @@ NONE = Webhooks((), (), b"")
 
 
 async def finished(client, url):
-    for _ in range(200):
+    for _ in range(2400):
         job = (await client.get(url)).json()
         if job["status"] in ("done", "failed"):
             return job

@@ -12,6 +12,7 @@ from blades_dist.detect.bundle import load_detector  # noqa: E402
 from tests.serving import browser as helper  # noqa: E402
 
 pytestmark = pytest.mark.skipif(helper.chromium() is None, reason="no Chromium here; BLADES_CHROMIUM names one")
+playwright.expect.set_options(timeout=60_000)  # as the tabs' own
 WORDS = {"photographic": "Looks photographic", "ai_generated": "Looks AI-generated", "unsure": "Unsure"}
 
 
@@ -52,7 +53,7 @@ def tab(chrome, url):
     def open_tab(width=1100, height=900, path="/", **options):
         context = chrome.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce", **options)
         contexts.append(context)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(60_000)
         page, watch = context.new_page(), helper.Watch(url)
         watches.append(watch)
         page.on("console", watch.console)

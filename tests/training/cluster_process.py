@@ -16,7 +16,9 @@ STORE_BYTES = 200_000_000
 def main(port: int, dashboard_port: int) -> None:
     # Some of Ray's own actors look for "the" cluster of a machine, and this may not be the only one.
     os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"
-    board = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": dashboard_port}
+    board: dict[str, Any] = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": dashboard_port}
+    # Any: the usual one, at which jobs are taken, belongs to the cluster that the tests share.
+    board["dashboard_agent_listen_port"] = None
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "gcs_server_port": port, **board})
     nodes: dict[str, Any] = {}
     try:

@@ -83,6 +83,19 @@ class Hosts:
                 found += [child for child in children if _title(child).startswith(title)]
         return found
 
+    @contextmanager
+    def frozen(self, title: str) -> Iterator[list[psutil.Process]]:
+        """``processes(title)``, standing still within the block: what takes a while there comes before their end."""
+        found = self.processes(title)
+        for process in found:
+            process.suspend()
+        try:
+            yield found
+        finally:
+            for process in found:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+
     def node_of(self, process: psutil.Process) -> Node | None:
         """The killable node that runs a process; None for the head."""
         with suppress(psutil.NoSuchProcess):

@@ -26,7 +26,7 @@ print(faults())
 def test_freed_memory_is_taken_again() -> None:
     glibc = platform.libc_ver()[0] == "glibc"
     done = subprocess.run(
-        [sys.executable, "-c", CODE.format(glibc=glibc)], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", CODE.format(glibc=glibc)], capture_output=True, text=True, check=True, timeout=300
     )
     if not glibc:
         pytest.skip("the C library has no such switch")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from blades_dist.models.export import load_encoder
-from blades_dist.training import store
+from blades_dist.training import samples, store
 from tests.training.chaos import DAMAGES, Disturbed, End, make_shards, plan, settings
 from tests.training.hosts import SCRIPTS, Hosts, Job, hosts, wait_until
 
@@ -73,11 +73,13 @@ def test_an_elastic_run_saves_before_its_node_goes_and_goes_on_with_less(
     job = Job(cluster, values, folder / "elastic.log")
     wait_until(lambda: "step 5/" in job.output or job.process.poll() is not None, "five steps")
     assert job.process.poll() is None, job.output[-6000:]
-    node = cluster.node_of(cluster.processes("ray::RayTrainWorker")[0])
-    assert node is not None
-    command = ["drain-node", f"--address={cluster.environment['RAY_ADDRESS']}", f"--node-id={node.id}"]
-    command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=test", "--deadline-remaining-seconds=15"]
-    subprocess.run([SCRIPTS / "ray", *command], check=True, env=cluster.environment, capture_output=True)
+    with cluster.frozen("ray::RayTrainWorker") as workers:
+        node = cluster.node_of(workers[0])
+        assert node is not None
+        command = ["drain-node", f"--address={cluster.environment['RAY_ADDRESS']}", f"--node-id={node.id}"]
+        command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=test"]
+        command += ["--deadline-remaining-seconds=300"]
+        subprocess.run([SCRIPTS / "ray", *command], check=True, env=cluster.environment, capture_output=True)
     saved = folder / "elastic" / store.FOLDER
     wait_until(lambda: store.saved(saved), "a checkpoint that no schedule asked for")
     cluster.kill(node)
@@ -99,17 +101,20 @@ def test_a_submitted_job_stops_at_a_checkpoint_and_goes_on(folder: Path, cluster
             [SCRIPTS / "ray", "job", *words], env=cluster.environment, cwd=ROOT, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return done.stdout + done.stderr
 
     def submit(name: str, *options: str) -> str:
         job = ["python", "jobs/pretrain.py", *(f"{key}={value}" for key, value in values.items())]
         return ray("submit", f"--submission-id={name}", "--working-dir=.", *options, "--", *job)
 
     submit("first", "--no-wait")
-    wait_until(lambda: "step 4/" in ray("logs", "first"), "progress in the job's log", every=1)
-    with pytest.raises(AssertionError, match="is being driven by another process"):
-        submit("twin")
-    ray("stop", "first")
+    lines = folder / "submitted" / samples.FOLDER / "rank-00000.jsonl"
+    wait_until(lambda: lines.is_file() and len(lines.read_text().splitlines()) > 5, "some steps")
+    with cluster.frozen("ray::RayTrainWorker"):
+        with pytest.raises(AssertionError, match="is being driven by another process"):
+            submit("twin")
+        ray("stop", "--no-wait", "first")
+    wait_until(lambda: "was stopped" in ray("status", "first"), "the stop", every=1)
     (left,) = store.saved(folder / "submitted" / store.FOLDER)
     assert 4 <= store.step_of(left) < STEPS and store.verify(left)
     assert "the same command goes on from there" in ray("logs", "first")

@@ -1,7 +1,6 @@
 """Large JSON files item by item."""
 
 import json
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -52,11 +51,9 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         file.write("{" + ",".join(f'"{i}": {item}' for i in range(3_000)) + "}")
     assert (tmp_path / "fdf_metainfo.json").stat().st_size > 20 * 2**20
     write_tree(tmp_path, {f"images/32/{i}.png": picture(i, 4) for i in range(3)})
-    start = time.monotonic()
     tracemalloc.start()
     entries = FdfSource(str(tmp_path)).entries()
     good = sum(entry.problem is None for entry in entries)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert good == 3 and peak < 2 * 2**20
-    assert time.monotonic() - start < 60

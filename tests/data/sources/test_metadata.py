@@ -217,7 +217,7 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100)
 @given(_JSON)
 def test_any_json_is_understood_or_rejected(content: Any) -> None:
     try:
