@@ -50,7 +50,8 @@ def build(config: ServiceConfig) -> serve.Application:
     """
     values, version = _portable(config), _version(config)
     drain = {"graceful_shutdown_timeout_s": config.deadline_seconds, "graceful_shutdown_wait_loop_s": 0.2}
-    common = drain | {"max_constructor_retry_count": 1, "logging_config": _QUIET}
+    # How soon a replica that died is seen to have; one that does not answer still has Serve's own time for it.
+    common = drain | {"max_constructor_retry_count": 1, "logging_config": _QUIET, "health_check_period_s": 1}
     waiting = AT_ONCE * config.max_requests
 
     def deployment(target: type, name: str, cpus: float, ongoing: int, queued: int, **more: Any) -> serve.Deployment:
@@ -114,7 +115,9 @@ def running(config: ServiceConfig) -> Iterator[str]:
         host = f"[{config.host}]" if ":" in config.host else config.host
         yield f"http://{host}:{config.port}"
     finally:
-        with contextlib.suppress(Exception):  # the cluster may be gone already
+        with contextlib.suppress(Exception):  # the cluster may be gone already, or the front never came up
+            _drain(config.deadline_seconds)
+        with contextlib.suppress(Exception):
             serve.delete(APPLICATION)
             if not serve.status().applications:  # other applications of a shared cluster keep running
                 serve.shutdown()
@@ -131,8 +134,8 @@ def update(config: ServiceConfig, seconds: float = 120.0) -> None:
     _run(config)
     end = time.monotonic() + seconds
     for name, folder in config.bundles.items():
-        handle = serve.get_deployment_handle(f"model-{name}", APPLICATION)
-        while handle.describe.remote().result(timeout_s=seconds).info.detector.id != _identity(folder):
+        handle, wanted = serve.get_deployment_handle(f"model-{name}", APPLICATION), {_identity(folder)}
+        while {spec.info.detector.id for spec in handle.broadcast("describe").results(timeout_s=seconds)} != wanted:
             if time.monotonic() > end:
                 raise TimeoutError(
                     f"{name}: {folder} was not taken up within {seconds:g} s; the service's log says why"
@@ -177,6 +180,13 @@ def wait_for_signal(on_hangup: Callable[[], None] = lambda: None) -> None:
         if hangup.is_set():
             hangup.clear()
             on_hangup()
+
+
+def _drain(seconds: float) -> None:
+    """Has every front finish what it works on and take nothing more; the parts behind it are still there then. Serve
+    would stop all of them at once."""
+    handle = serve.get_deployment_handle("front", APPLICATION)
+    handle.broadcast("drain", seconds).results(timeout_s=seconds + 5)
 
 
 def _run(config: ServiceConfig, name: str = APPLICATION, route: str = "/") -> None:

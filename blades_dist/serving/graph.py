@@ -21,7 +21,7 @@ from blades_dist.serving.bodies import Upload
 from blades_dist.serving.config import ServiceConfig
 from blades_dist.serving.decoding import DecodeProcess
 from blades_dist.serving.jobs import JobStore
-from blades_dist.serving.layers import Handled
+from blades_dist.serving.layers import Desk, Handled
 from blades_dist.serving.metrics import DecodeMetrics, RequestMetrics
 from blades_dist.serving.problems import Refused, busy, unusable
 from blades_dist.serving.schema import Job, ModelInfo, TensorInfo
@@ -193,14 +193,18 @@ class Front(Parts):
         logs.set_up()
         self._config = ServiceConfig.model_validate(config)
         super().__init__(self._config.name, decode, models)
-        self._jobs, self._metrics = jobs, RequestMetrics()
+        self._jobs, self._metrics, self._desk = jobs, RequestMetrics(), Desk()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         def observe(handled: Handled) -> None:
             self._metrics.observe(handled)
             logs.log_handled(handled)
 
-        return make_api(self, self._config, read_tokens(self._config), observe, id_header=False)
+        return make_api(self, self._config, read_tokens(self._config), observe, id_header=False, desk=self._desk)
+
+    async def drain(self, seconds: float) -> None:
+        """Finishes what it works on and takes nothing more."""
+        await self._desk.drain(seconds)
 
     async def submit(self, uploads: list[Upload], options: Options, webhook: str | None) -> Job:
         """A new job."""
