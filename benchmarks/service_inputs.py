@@ -111,13 +111,13 @@ class Sent:
         return self.over - self.due
 
 
-async def closed_loop(url: str, data: list[bytes], clients: int, seconds: float) -> list[Sent]:
+async def closed_loop(url: str, data: list[bytes], clients: int, seconds: float, query: str = "") -> list[Sent]:
     """Each client asks again as soon as it has its answer, after a failure a twentieth of a second later."""
     begin, sent = time.perf_counter(), list[Sent]()
 
     async def one(client: httpx.AsyncClient, number: int) -> None:
         while (due := time.perf_counter() - begin) < seconds:
-            outcome = await _ask(client, url, data[number % len(data)])
+            outcome = await _ask(client, url, data[number % len(data)], query)
             sent.append(Sent(due, time.perf_counter() - begin, outcome))
             number += clients
             if outcome != "200":
@@ -157,9 +157,9 @@ def temporary() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="blades-service-")
 
 
-async def _ask(client: httpx.AsyncClient, url: str, data: bytes) -> str:
+async def _ask(client: httpx.AsyncClient, url: str, data: bytes, query: str = "") -> str:
     try:
-        return str((await client.post(f"{url}/v1/detect", content=data)).status_code)
+        return str((await client.post(f"{url}/v1/detect{query}", content=data)).status_code)
     except httpx.HTTPError as error:
         return type(error).__name__
 

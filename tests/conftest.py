@@ -14,11 +14,13 @@ if not torch.cuda.is_available():
 
 from blades_dist.config import RayConfig
 from blades_dist.raylocal import cluster
+from blades_dist.serving.proxy import ENVIRONMENT
 from tests.gloo import GlooPool
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
+    os.environ.update(ENVIRONMENT)  # Serve's proxies read it where Ray started
     with cluster(RayConfig(num_cpus=4)):
         yield
 
