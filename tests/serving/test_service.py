@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import random
+import shlex
 import shutil
 import socket
 import subprocess
@@ -269,6 +270,19 @@ def test_the_client(service, files, photo):
     assert problem.value.request_id
     with ThreadPoolExecutor(40) as pool:  # more than is worked on at once: the client comes again
         assert all(report["faces"] for report in pool.map(lambda _: client.detect(photo), range(40)))
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+def test_the_documented_curl_lines_work(service, photo, tmp_path):
+    text = (PREDICT.parents[1] / "docs" / "serving.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("curl ") and "http://127.0.0.1:8000" in line]
+    for name in ("photo.jpg", "a.jpg", "b.jpg"):
+        shutil.copy(photo, tmp_path / name)
+    for line in lines:
+        command = [*shlex.split(line.replace("http://127.0.0.1:8000", service)), "--silent", "--fail"]
+        done = subprocess.run(command, capture_output=True, cwd=tmp_path, timeout=60)
+        assert done.returncode == 0 and json.loads(done.stdout)["request_id"], (line, done)
+    assert len(lines) == 3
 
 
 def test_overload_is_refused_at_once(service, photo):
