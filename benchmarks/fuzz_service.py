@@ -34,7 +34,7 @@ from blades_dist.raylocal import cluster
 from blades_dist.serving.api import make_api
 from blades_dist.serving.app import running
 from blades_dist.serving.decoding import DecodeProcess
-from blades_dist.serving.proxy import ENVIRONMENT
+from blades_dist.serving.environment import ENVIRONMENT
 from blades_dist.serving.tokens import Tokens
 from tests.serving import fuzz_wire
 from tests.serving.fuzz_cases import SECONDS_A_CASE, Bounded, Cases, exchange, fuzz_config

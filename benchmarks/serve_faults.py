@@ -27,7 +27,7 @@ from blades_dist.client import Client, ServiceProblem
 from blades_dist.config import RayConfig, ServeConfig
 from blades_dist.raylocal import cluster
 from blades_dist.serving.app import running, update
-from blades_dist.serving.proxy import ENVIRONMENT
+from blades_dist.serving.environment import ENVIRONMENT
 
 CLIENTS = 6
 SECONDS, AT = 30.0, 6.0  # of a run, and when it happens

@@ -32,7 +32,7 @@ from blades_dist.detect.prepare import Prepared, Unusable
 from blades_dist.raylocal import cluster
 from blades_dist.serving.app import running
 from blades_dist.serving.decoding import DecodeProcess
-from blades_dist.serving.proxy import ENVIRONMENT
+from blades_dist.serving.environment import ENVIRONMENT
 
 CORES = os.cpu_count() or 1
 PIXELS = 320  # the Haar locator takes 0.2 s of a core at 640

@@ -12,7 +12,7 @@ def main() -> int:
     config = parse(ServeConfig, "serve")
     from blades_dist.raylocal import cluster
     from blades_dist.serving.app import metrics_url, running, update, wait_for_signal
-    from blades_dist.serving.proxy import ENVIRONMENT
+    from blades_dist.serving.environment import ENVIRONMENT
 
     os.environ.update(ENVIRONMENT)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)

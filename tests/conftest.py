@@ -14,7 +14,7 @@ if not torch.cuda.is_available():
 
 from blades_dist.config import RayConfig
 from blades_dist.raylocal import cluster
-from blades_dist.serving.proxy import ENVIRONMENT
+from blades_dist.serving.environment import ENVIRONMENT
 from tests.gloo import GlooPool
 
 

@@ -16,7 +16,9 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayActorError
 from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
 import blades_dist
@@ -134,8 +136,7 @@ def update(config: ServiceConfig, seconds: float = 120.0) -> None:
     _run(config)
     end = time.monotonic() + seconds
     for name, folder in config.bundles.items():
-        handle, wanted = serve.get_deployment_handle(f"model-{name}", APPLICATION), {_identity(folder)}
-        while {spec.info.detector.id for spec in handle.broadcast("describe").results(timeout_s=seconds)} != wanted:
+        while _answering(name, seconds) != {_identity(folder)}:
             if time.monotonic() > end:
                 raise TimeoutError(
                     f"{name}: {folder} was not taken up within {seconds:g} s; the service's log says why"
@@ -180,6 +181,15 @@ def wait_for_signal(on_hangup: Callable[[], None] = lambda: None) -> None:
         if hangup.is_set():
             hangup.clear()
             on_hangup()
+
+
+def _answering(name: str, seconds: float) -> set[str]:
+    """The detectors that the replicas of a bundle have; none while a replica is being replaced."""
+    handle = serve.get_deployment_handle(f"model-{name}", APPLICATION)
+    try:
+        return {spec.info.detector.id for spec in handle.broadcast("describe").results(timeout_s=seconds)}
+    except (RayServeException, RayActorError):
+        return set()
 
 
 def _drain(seconds: float) -> None:

@@ -1,8 +1,7 @@
 """What Serve's HTTP proxy is given: a request whose front replica died under it is sent to another, and what the proxy
 itself refuses leaves as a problem document.
 
-The proxy reads ``ENVIRONMENT`` when it starts, from the environment that Ray was started in: ``jobs/serve.py`` sets it
-for the cluster that it starts, docs/serving.md says what to do for one that runs already. No Ray here.
+The proxy calls ``middlewares`` where the environment says so (``environment.py``). No Ray here.
 """
 
 import asyncio
@@ -13,10 +12,6 @@ from starlette.middleware import Middleware
 from blades_dist.serving.layers import ANSWER_CSP, App, Message, Receive, Scope, Send
 from blades_dist.serving.problems import PROBLEM_TYPE, Refused, busy, problem_response
 
-ENVIRONMENT = {
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "blades_dist.serving.proxy:middlewares",
-    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # how soon a proxy that died is seen to have
-}
 ATTEMPTS, PAUSE = 3, 0.1  # seconds, doubled every time
 KEPT_BYTES, ALL_KEPT_BYTES = 20 * 2**20, 256 * 2**20  # of bodies that could be sent again: of one, and of all
 _ONCE = "/v1/jobs"  # a job that was taken in may have begun; judging twice is judging once
