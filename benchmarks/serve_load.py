@@ -200,7 +200,7 @@ def main() -> None:
         assert len(data) > 5, "the locator finds no face"
         os.environ.update(ENVIRONMENT)
         with cluster(RayConfig(num_cpus=CORES + 2)), running(config) as url:
-            table = asyncio.run(measure(url, detector, data, config, 3 if options.quick else 10))
+            table = asyncio.run(measure(url, detector, data, config, 3 if options.quick else 8))
     inputs.publish(table, "serve_load", options.write)
 
 
