@@ -14,9 +14,10 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import inputs
 import numpy as np
@@ -34,7 +35,8 @@ SECONDS, AT = 30.0, 6.0  # of a run, and when it happens
 WINDOW, BACK = 2.0, 0.8  # it is back when for so many seconds it answers this share of what it did before
 MODEL, DECODE, FRONT = (f"ServeReplica:blades:{name}" for name in ("model-default", "decode", "front"))
 CHILD, PROXY = "serving.decoding_child", "ray::ProxyActor"
-Load = Callable[[str, list[bytes]], Awaitable[list[Sent]]]
+Load = Callable[[str, list[bytes]], Coroutine[Any, Any, list[Sent]]]
+Acts = dict[str, tuple[Load, Callable[[], object]]]
 
 
 async def plain(url: str, data: list[bytes]) -> list[Sent]:
@@ -97,7 +99,7 @@ def _back(good: np.ndarray) -> str:
     return f"not within {SECONDS - AT:g}"
 
 
-async def measure(url: str, data: list[bytes], acts: dict[str, tuple[Load, Callable[[], object]]]) -> list[str]:
+async def measure(url: str, data: list[bytes], acts: Acts) -> list[str]:
     """The table's rows."""
     await closed_loop(url, data, CLIENTS, 3)
     rows = []
@@ -126,7 +128,7 @@ def main() -> None:
             shutil.copytree(folder / "next", config.detector)
             update(config)
 
-        one = {
+        one: Acts = {
             "nothing": (plain, lambda: None),
             "rolling update of the bundle": (plain, replace),
             "model replica killed": (plain, partial(kill, MODEL)),
@@ -136,7 +138,7 @@ def main() -> None:
             "proxy killed": (plain, partial(kill, PROXY)),
             "proxy killed, `client.py` asks": (with_client, partial(kill, PROXY)),
         }
-        two = {
+        two: Acts = {
             "model replica killed, 1 of 2": (plain, partial(kill, MODEL)),
             "decode replica killed, 1 of 2": (plain, partial(kill, DECODE)),
             "front replica killed, 1 of 2": (plain, partial(kill, FRONT)),

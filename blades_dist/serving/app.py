@@ -19,6 +19,7 @@ from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions
 from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 import blades_dist
@@ -136,7 +137,8 @@ def update(config: ServiceConfig, seconds: float = 120.0) -> None:
     _run(config)
     end = time.monotonic() + seconds
     for name, folder in config.bundles.items():
-        while _answering(name, seconds) != {_identity(folder)}:
+        handle = _handle(f"model-{name}")
+        while _answering(handle, seconds) != {_identity(folder)}:
             if time.monotonic() > end:
                 raise TimeoutError(
                     f"{name}: {folder} was not taken up within {seconds:g} s; the service's log says why"
@@ -183,9 +185,16 @@ def wait_for_signal(on_hangup: Callable[[], None] = lambda: None) -> None:
             on_hangup()
 
 
-def _answering(name: str, seconds: float) -> set[str]:
+def _handle(name: str) -> DeploymentHandle[Any]:
+    """For this process, which runs no loop, whatever the environment says of those of replicas."""
+    handle: DeploymentHandle[Any] = serve.get_deployment_handle(name, APPLICATION)
+    if not handle.is_initialized:  # Serve gives the same one again
+        handle._init(_run_router_in_separate_loop=True)
+    return handle
+
+
+def _answering(handle: DeploymentHandle[Any], seconds: float) -> set[str]:
     """The detectors that the replicas of a bundle have; none while a replica is being replaced."""
-    handle = serve.get_deployment_handle(f"model-{name}", APPLICATION)
     try:
         return {spec.info.detector.id for spec in handle.broadcast("describe").results(timeout_s=seconds)}
     except (RayServeException, RayActorError):
@@ -195,8 +204,7 @@ def _answering(name: str, seconds: float) -> set[str]:
 def _drain(seconds: float) -> None:
     """Has every front finish what it works on and take nothing more; the parts behind it are still there then. Serve
     would stop all of them at once."""
-    handle = serve.get_deployment_handle("front", APPLICATION)
-    handle.broadcast("drain", seconds).results(timeout_s=seconds + 5)
+    _handle("front").broadcast("drain", seconds).results(timeout_s=seconds + 5)
 
 
 def _run(config: ServiceConfig, name: str = APPLICATION, route: str = "/") -> None:

@@ -1,7 +1,10 @@
 """What Serve reads from the environment that Ray was started in. No Ray here."""
 
+import os
+
 # ``jobs/serve.py`` sets it for the cluster that it starts; docs/serving.md says what to do for one that runs already.
 # The service works without: slower, and with longer gaps when a part of it dies.
+_DIRECT = ("RAY_SERVE_USE_GRPC_BY_DEFAULT", "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH")
 ENVIRONMENT = {
     # A request whose front died is sent again, and the proxy's refusals are problem documents.
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "blades_dist.serving.proxy:middlewares",
@@ -14,3 +17,8 @@ ENVIRONMENT = {
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # ten times a second take some hundredths of a core
 }
+
+
+def direct() -> bool:
+    """Whether replicas of this process's cluster can call each other directly, with messages of any size."""
+    return all(os.environ.get(name) == ENVIRONMENT[name] for name in _DIRECT)
