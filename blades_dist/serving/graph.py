@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from fastapi import FastAPI
+from grpc.aio import AioRpcError
 from ray import serve
 from ray.exceptions import ActorUnavailableError, RayActorError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
@@ -30,7 +31,7 @@ from blades_dist.serving.webhook import read_webhooks
 from blades_dist.serving.work import Answered, Given, Inferred, Options, Spec, Stale
 
 ATTEMPTS = 4  # of a call whose replica died under it; judging twice is the same as judging once
-_LOST = (RayActorError, ActorUnavailableError, WorkerCrashedError, ReplicaUnavailableError)
+_LOST = (RayActorError, ActorUnavailableError, WorkerCrashedError, ReplicaUnavailableError, AioRpcError)
 
 
 class Decode:
