@@ -14,15 +14,27 @@ import asyncio
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import inputs
 import numpy as np
 import torch
-from service_inputs import Sent, closed_loop, files, free_port, mebibytes, open_loop, sampled, temporary, write_detector
+from service_inputs import (
+    Sent,
+    closed_loop,
+    cpu_seconds,
+    files,
+    free_port,
+    mebibytes,
+    open_loop,
+    sampled,
+    temporary,
+    write_detector,
+)
 
 from blades_dist.config import RayConfig, ServeConfig
 from blades_dist.detect.bundle import load_detector
@@ -40,61 +52,70 @@ ROUNDS = 3
 CALM = 3  # seconds in a row without a late answer, after which the service has recovered
 
 
-def bare_model(detector: Detector, crops: np.ndarray, batch: int, seconds: float) -> float:
-    """Images a second of crops (n, 1 + V, 3, S, S) that are taken round and round in full batches."""
+def bare_model(detector: Detector, crops: np.ndarray, batch: int, seconds: float) -> tuple[float, int]:
+    """Images a second, and their number, of crops (n, 1 + V, 3, S, S) taken round and round in full batches."""
     order, done, begin = cycle(range(len(crops))), 0, time.perf_counter()
     while time.perf_counter() - begin < seconds:
         done += len(detector.detect(crops[list(islice(order, batch))]))
-    return done / (time.perf_counter() - begin)
+    return done / (time.perf_counter() - begin), done
 
 
 def bare(
     detector: Detector, process: DecodeProcess, data: list[bytes], batch: int, seconds: float, whole: bool
-) -> float:
-    """Images a second from files to answers, in full batches, while the process decodes the next one; from the first
-    answers on, since for them nothing could be done side by side."""
-    how, done, number, begin = detector.info.preprocessing, -batch, 0, float("inf")
+) -> tuple[float, int]:
+    """Images a second from files to answers, in full batches, while the process decodes the next one: between the first
+    batch, during which nothing can be done side by side, and the last. And the number of images in all."""
+    how, numbers, ends = detector.info.preprocessing, iter(cycle(range(len(data)))), list[float]()
     ahead: deque[Future[Prepared | Unusable]] = deque()
+    begin, batches = time.perf_counter(), 0
     with ThreadPoolExecutor(1) as pool:
-        while time.perf_counter() - begin < seconds:
-            while len(ahead) < 2 * batch:
-                ahead.append(pool.submit(process.prepare, data[number % len(data)], how, whole))
-                number += 1
-            taken = [ahead.popleft().result() for _ in range(batch)]
-            ready = [item for item in taken if isinstance(item, Prepared)]
+        while ahead or not batches:
+            if batches < 2 or time.perf_counter() - begin < seconds:
+                more = 2 * batch - len(ahead)
+                ahead.extend(pool.submit(process.prepare, data[number], how, whole) for number in islice(numbers, more))
+            ready = [item for item in (ahead.popleft().result() for _ in range(batch)) if isinstance(item, Prepared)]
             results = iter(detector.detect(np.concatenate([item.crops for item in ready])))
             for item in ready:
                 report(detector, item, [next(results) for _ in item.faces]).model_dump_json()
-            done += len(ready)
-            begin = min(begin, time.perf_counter())
-        spent = time.perf_counter() - begin
-        for waiting in ahead:
-            waiting.cancel()
-    return done / spent
+            batches += 1
+            if len(ahead) == batch:  # the last one has nothing beside it either
+                ends.append(time.perf_counter())
+    return batch * (len(ends) - 1) / (ends[-1] - ends[0]), batch * batches
 
 
-async def rates(url: str, detector: Detector, data: list[bytes], config: ServeConfig, unit: float) -> dict[str, list]:
-    """Images a second by what is measured, a number a round of ``unit`` seconds each."""
+Rounds = dict[str, list[tuple[float, float]]]
+Turn = Callable[[], Awaitable[tuple[float, float]]]
+
+
+async def rates(url: str, detector: Detector, data: list[bytes], config: ServeConfig, unit: float) -> Rounds:
+    """Images a second, and milliseconds of CPU an image, by what is measured; a pair a round of ``unit`` seconds."""
     batch, how = config.max_batch_size, detector.info.preprocessing
     bounds = config.max_pixels, config.max_bytes, config.decode_seconds, config.decode_mebibytes
-    found: dict[str, list[float]] = {}
+    found: Rounds = {}
     with DecodeProcess(*bounds) as process:
         ready = [process.prepare(item, how, True) for item in data]
         crops = np.concatenate([item.crops for item in ready if isinstance(item, Prepared)])
 
-        async def service(query: str) -> float:
+        async def service(query: str) -> tuple[float, float]:
+            before = cpu_seconds()
             sent = await closed_loop(url, data, batch, unit, query)
             assert {one.outcome for one in sent} == {"200"}, Counter(one.outcome for one in sent)
-            return len(sent) / max(one.over for one in sent)
+            cost = 1e3 * (cpu_seconds() - before) / len(sent)
+            return len(sent) / max(one.over for one in sent), cost
 
-        def local(work: Callable[[], float]) -> Callable[[], asyncio.Future]:
-            return lambda: asyncio.get_running_loop().run_in_executor(None, work)
+        def local(work: Callable[..., tuple[float, int]], *arguments: Any) -> Turn:
+            async def timed() -> tuple[float, float]:
+                before = cpu_seconds(process.pid)
+                rate, images = await asyncio.to_thread(work, *arguments)
+                return rate, 1e3 * (cpu_seconds(process.pid) - before) / images
 
-        turns = {
-            "bare model": local(lambda: bare_model(detector, crops, batch, unit)),
-            "bare crop": local(lambda: bare(detector, process, data, batch, unit, True)),
+            return timed
+
+        turns: dict[str, Turn] = {
+            "bare model": local(bare_model, detector, crops, batch, unit),
+            "bare crop": local(bare, detector, process, data, batch, unit, True),
             "service crop": lambda: service("?faces=crop"),
-            "bare locate": local(lambda: bare(detector, process, data, batch, unit, False)),
+            "bare locate": local(bare, detector, process, data, batch, unit, False),
             "service locate": lambda: service(""),
         }
         await closed_loop(url, data, batch, unit / 2)
@@ -106,7 +127,8 @@ async def rates(url: str, detector: Detector, data: list[bytes], config: ServeCo
 
 async def measure(url: str, detector: Detector, data: list[bytes], config: ServeConfig, unit: float) -> str:
     """The table; ``unit`` seconds a round."""
-    found = {name: np.array(values) for name, values in (await rates(url, detector, data, config, unit)).items()}
+    rounds = await rates(url, detector, data, config, unit)
+    found, cost = ({name: np.array(pairs)[:, i] for name, pairs in rounds.items()} for i in (0, 1))
     capacity = float(np.median(found["service locate"]))
     before = mebibytes()
     lone = await closed_loop(url, data, 1, unit / 2)
@@ -137,12 +159,17 @@ async def measure(url: str, detector: Detector, data: list[bytes], config: Serve
         "closed-loop clients. Ratios (wanted: 0.85) of each round: where the whole file is the crop, to the model "
         "alone, which decodes nothing; where faces are located, which takes as long as judging them, to the pipeline.",
         "",
-        "| | images/s | ratio |",
-        "|---|---|---|",
+        "CPU: user and system time of all processes that take part, an image (for the service those of Ray and the "
+        "senders, too); other work on the machine leaves it much as it is.",
+        "",
+        "| | images/s | ratio | CPU ms an image | ratio |",
+        "|---|---|---|---|---|",
     ]
     for name, own, to in rows:
-        ratio = "" if to is None else f"{inputs.quantiles(found[own] / found[to], '{:.2f}')} of the {to}"
-        lines.append(f"| {name} | {inputs.quantiles(found[own], '{:.1f}')} | {ratio} |")
+        speed = "" if to is None else inputs.quantiles(found[own] / found[to], "{:.2f}")
+        work = "" if to is None else inputs.quantiles(cost[to] / cost[own], "{:.2f}")
+        told = f"{inputs.quantiles(found[own], '{:.1f}')} | {speed} | {inputs.quantiles(cost[own], '{:.0f}')} | {work}"
+        lines.append(f"| {name} | {told} |")
     lines += [
         "",
         "Faces located; random arrivals (Poisson); latency from when a request was due.",

@@ -98,6 +98,17 @@ def mebibytes() -> float:
     return total
 
 
+def cpu_seconds(*only: int | None) -> float:
+    """User and system time so far of this process and of those it started, or of ``only`` some of the latter."""
+    own, total = psutil.Process(os.getpid()), 0.0
+    for process in [own, *own.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process == own or not only or process.pid in only:
+                times = process.cpu_times()
+                total += times.user + times.system
+    return total
+
+
 @dataclass(frozen=True)
 class Sent:
     """One request: seconds since the begin at which it was due and over, and its status or the error's name."""
