@@ -122,6 +122,7 @@ async def rates(url: str, detector: Detector, data: list[bytes], config: ServeCo
         for _ in range(ROUNDS):
             for name, turn in turns.items():
                 found.setdefault(name, []).append(await turn())
+                print(f"{name}: {found[name][-1][0]:.2f} images/s, {found[name][-1][1]:.0f} ms of CPU", flush=True)
     return found
 
 
@@ -227,7 +228,7 @@ def main() -> None:
         assert len(data) > 5, "the locator finds no face"
         os.environ.update(ENVIRONMENT)
         with cluster(RayConfig(num_cpus=CORES + 2)), running(config) as url:
-            table = asyncio.run(measure(url, detector, data, config, 3 if options.quick else 8))
+            table = asyncio.run(measure(url, detector, data, config, 3 if options.quick else 6))
     inputs.publish(table, "serve_load", options.write)
 
 

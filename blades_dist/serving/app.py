@@ -34,6 +34,9 @@ from blades_dist.serving.webhook import read_webhooks
 from blades_dist.serving.work import AT_ONCE
 
 APPLICATION = "blades"
+# Files that wait at one decoder. Whoever finds all decoders full looks again after up to half a second (Serve's own
+# time), which these must last for.
+AHEAD = 16
 SMALL_CPUS = 0.1  # logical CPUs of a front and of the jobs: they wait for the others
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
@@ -87,7 +90,7 @@ def build(config: ServiceConfig) -> serve.Application:
     shadows = {name: model(f"shadow-{name}", own, name, None, True) for name, own in config.shadow.items()}
     models = {name: model(f"model-{name}", own, name, shadows.get(name), False) for name, own in config.bundles.items()}
     decoders = _replicas(config.decoders, config.max_decoders, 1)
-    decode = deployment(Decode, "decode", config.decoder_cpus, 2, waiting, **decoders).bind(values)
+    decode = deployment(Decode, "decode", config.decoder_cpus, AHEAD, waiting, **decoders).bind(values)
     jobs = deployment(Jobs, "jobs", SMALL_CPUS, 100, 100).bind(values, decode, models)
     # The front itself says 503, as a problem document; only far beyond its own bound Serve does, in plain text.
     front = deployment(Front, "front", SMALL_CPUS, waiting + 64, waiting + 64, num_replicas=config.fronts)

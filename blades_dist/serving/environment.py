@@ -15,6 +15,7 @@ ENVIRONMENT = {
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_worker_niceness": "0",  # Ray gives way to all else on a machine; whoever asks the service waits for it
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # ten times a second take some hundredths of a core
 }
 
