@@ -98,6 +98,17 @@ def mebibytes() -> float:
     return total
 
 
+def cpu_seconds(*only: int | None) -> float:
+    """User and system time so far of this process and of those it started, or of ``only`` some of the latter."""
+    own, total = psutil.Process(os.getpid()), 0.0
+    for process in [own, *own.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process == own or not only or process.pid in only:
+                times = process.cpu_times()
+                total += times.user + times.system
+    return total
+
+
 @dataclass(frozen=True)
 class Sent:
     """One request: seconds since the begin at which it was due and over, and its status or the error's name."""
@@ -111,13 +122,13 @@ class Sent:
         return self.over - self.due
 
 
-async def closed_loop(url: str, data: list[bytes], clients: int, seconds: float) -> list[Sent]:
+async def closed_loop(url: str, data: list[bytes], clients: int, seconds: float, query: str = "") -> list[Sent]:
     """Each client asks again as soon as it has its answer, after a failure a twentieth of a second later."""
     begin, sent = time.perf_counter(), list[Sent]()
 
     async def one(client: httpx.AsyncClient, number: int) -> None:
         while (due := time.perf_counter() - begin) < seconds:
-            outcome = await _ask(client, url, data[number % len(data)])
+            outcome = await _ask(client, url, data[number % len(data)], query)
             sent.append(Sent(due, time.perf_counter() - begin, outcome))
             number += clients
             if outcome != "200":
@@ -157,9 +168,9 @@ def temporary() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="blades-service-")
 
 
-async def _ask(client: httpx.AsyncClient, url: str, data: bytes) -> str:
+async def _ask(client: httpx.AsyncClient, url: str, data: bytes, query: str = "") -> str:
     try:
-        return str((await client.post(f"{url}/v1/detect", content=data)).status_code)
+        return str((await client.post(f"{url}/v1/detect{query}", content=data)).status_code)
     except httpx.HTTPError as error:
         return type(error).__name__
 

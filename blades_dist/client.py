@@ -29,7 +29,8 @@ class ServiceProblem(Exception):
 
 
 class Client:
-    """Talks to one service. ``attempts`` at a request that it is too busy for (429, 503); ``timeout`` in seconds."""
+    """Talks to one service; ``timeout`` in seconds. ``attempts`` at a request that it is too busy for (429, 503), or
+    whose connection is refused or lost, which a job is not submitted again for: it may have begun."""
 
     def __init__(self, url: str, token: str | None = None, timeout: float = 60.0, attempts: int = 5) -> None:
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
@@ -72,8 +73,8 @@ class Client:
         webhook: str | None = None,
     ) -> str:
         """Begins a job; returns its id."""
-        answer = self._ask("POST", f"/v1/jobs{_query(fpr, faces, model)}", _document(images, webhook))
-        return str(answer["id"])
+        path = f"/v1/jobs{_query(fpr, faces, model)}"
+        return str(self._ask("POST", path, _document(images, webhook), safe=False)["id"])
 
     def job(self, name: str) -> dict[str, Any]:
         """A job as it stands."""
@@ -106,14 +107,22 @@ class Client:
         """The detectors that answer there."""
         return list(self._ask("GET", "/v1/models")["models"])
 
-    def _ask(self, method: str, path: str, body: bytes | None = None, kind: str = "application/json") -> dict[str, Any]:
+    def _ask(
+        self, method: str, path: str, body: bytes | None = None, kind: str = "application/json", safe: bool = True
+    ) -> dict[str, Any]:
         for attempt in range(1, self._attempts + 1):
+            pause = 1.0
             try:
                 return self._once(method, path, body, kind)
             except ServiceProblem as problem:
                 if problem.status not in (429, 503) or attempt == self._attempts:
                     raise
-                time.sleep((problem.retry_after or 1.0) * attempt)
+                pause = problem.retry_after or pause
+            except OSError as error:
+                lost = isinstance(getattr(error, "reason", error), ConnectionError)
+                if not (lost and safe) or attempt == self._attempts:
+                    raise
+            time.sleep(pause * attempt)
         raise ValueError("attempts: at least 1 is needed")
 
     def _once(self, method: str, path: str, body: bytes | None, kind: str) -> dict[str, Any]:

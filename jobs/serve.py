@@ -1,6 +1,7 @@
 """Detectors behind HTTP on this machine: python jobs/serve.py --config FILE detector=FOLDER port=8000"""
 
 import logging
+import os
 import sys
 
 from blades_dist.config import ServeConfig
@@ -11,7 +12,9 @@ def main() -> int:
     config = parse(ServeConfig, "serve")
     from blades_dist.raylocal import cluster
     from blades_dist.serving.app import metrics_url, running, update, wait_for_signal
+    from blades_dist.serving.environment import ENVIRONMENT
 
+    os.environ.update(ENVIRONMENT)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
     def take_up() -> None:

@@ -30,6 +30,7 @@ if not torch.cuda.is_available():
 
 from blades_dist.config import RayConfig
 from blades_dist.raylocal import cluster
+from blades_dist.serving.environment import ENVIRONMENT
 from tests.gloo import GlooPool
 
 # No example fails for being slow, and under CI the examples are the same ones every time.
@@ -52,6 +53,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
+    os.environ.update(ENVIRONMENT)  # Serve's proxies read it where Ray started
     with cluster(RayConfig(num_cpus=4)):
         yield
 

@@ -11,7 +11,7 @@ import blades_dist
 from blades_dist.serving import kserve
 from blades_dist.serving.bodies import MANY_IMAGES, ONE_IMAGE, many_images, one_image
 from blades_dist.serving.config import ServiceConfig
-from blades_dist.serving.layers import BodyLimit, Envelope, Gate, Handled
+from blades_dist.serving.layers import BodyLimit, Desk, Envelope, Gate, Handled
 from blades_dist.serving.logs import log_handled
 from blades_dist.serving.page import add_page
 from blades_dist.serving.problems import add_handlers, documented
@@ -43,8 +43,10 @@ def make_api(
     tokens: Tokens,
     observe: Callable[[Handled], None] = log_handled,
     id_header: bool = True,
+    desk: Desk | None = None,
 ) -> FastAPI:
-    """The application; ``observe`` is told of every request, ``id_header``: as in ``layers.Envelope``."""
+    """The application; ``observe`` is told of every request, ``id_header``: as in ``layers.Envelope``; ``desk`` closes
+    it."""
     app = FastAPI(
         title="BLADES-dist detector",
         version=blades_dist.__version__,
@@ -53,7 +55,7 @@ def make_api(
         redirect_slashes=False,
     )
     app.add_middleware(BodyLimit, config=config)
-    app.add_middleware(Gate, config=config, tokens=tokens)
+    app.add_middleware(Gate, config=config, tokens=tokens, desk=desk or Desk())
     app.add_middleware(Envelope, observe=observe, id_header=id_header)
     add_handlers(app)
     _add_detection(app, backend, config)
@@ -65,7 +67,7 @@ def make_api(
     async def models() -> Models:
         return Models(models=await backend.models())
 
-    @app.get("/healthz", summary="Whether requests are taken")
+    @app.get("/healthz", responses=documented(503), summary="Whether requests are taken")
     async def healthz() -> Health:
         return Health()
 

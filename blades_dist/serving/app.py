@@ -16,7 +16,10 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayActorError
 from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 import blades_dist
@@ -31,6 +34,9 @@ from blades_dist.serving.webhook import read_webhooks
 from blades_dist.serving.work import AT_ONCE
 
 APPLICATION = "blades"
+# Files that wait at one decoder. Whoever finds all decoders full looks again after up to half a second (Serve's own
+# time), which these must last for.
+AHEAD = 16
 SMALL_CPUS = 0.1  # logical CPUs of a front and of the jobs: they wait for the others
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
@@ -50,7 +56,8 @@ def build(config: ServiceConfig) -> serve.Application:
     """
     values, version = _portable(config), _version(config)
     drain = {"graceful_shutdown_timeout_s": config.deadline_seconds, "graceful_shutdown_wait_loop_s": 0.2}
-    common = drain | {"max_constructor_retry_count": 1, "logging_config": _QUIET}
+    # How soon a replica that died is seen to have; one that does not answer still has Serve's own time for it.
+    common = drain | {"max_constructor_retry_count": 1, "logging_config": _QUIET, "health_check_period_s": 1}
     waiting = AT_ONCE * config.max_requests
 
     def deployment(target: type, name: str, cpus: float, ongoing: int, queued: int, **more: Any) -> serve.Deployment:
@@ -83,7 +90,7 @@ def build(config: ServiceConfig) -> serve.Application:
     shadows = {name: model(f"shadow-{name}", own, name, None, True) for name, own in config.shadow.items()}
     models = {name: model(f"model-{name}", own, name, shadows.get(name), False) for name, own in config.bundles.items()}
     decoders = _replicas(config.decoders, config.max_decoders, 1)
-    decode = deployment(Decode, "decode", config.decoder_cpus, 2, waiting, **decoders).bind(values)
+    decode = deployment(Decode, "decode", config.decoder_cpus, AHEAD, waiting, **decoders).bind(values)
     jobs = deployment(Jobs, "jobs", SMALL_CPUS, 100, 100).bind(values, decode, models)
     # The front itself says 503, as a problem document; only far beyond its own bound Serve does, in plain text.
     front = deployment(Front, "front", SMALL_CPUS, waiting + 64, waiting + 64, num_replicas=config.fronts)
@@ -114,7 +121,9 @@ def running(config: ServiceConfig) -> Iterator[str]:
         host = f"[{config.host}]" if ":" in config.host else config.host
         yield f"http://{host}:{config.port}"
     finally:
-        with contextlib.suppress(Exception):  # the cluster may be gone already
+        with contextlib.suppress(Exception):  # the cluster may be gone already, or the front never came up
+            _drain(config.deadline_seconds)
+        with contextlib.suppress(Exception):
             serve.delete(APPLICATION)
             if not serve.status().applications:  # other applications of a shared cluster keep running
                 serve.shutdown()
@@ -131,8 +140,8 @@ def update(config: ServiceConfig, seconds: float = 120.0) -> None:
     _run(config)
     end = time.monotonic() + seconds
     for name, folder in config.bundles.items():
-        handle = serve.get_deployment_handle(f"model-{name}", APPLICATION)
-        while handle.describe.remote().result(timeout_s=seconds).info.detector.id != _identity(folder):
+        handle = _handle(f"model-{name}")
+        while _answering(handle, seconds) != {_identity(folder)}:
             if time.monotonic() > end:
                 raise TimeoutError(
                     f"{name}: {folder} was not taken up within {seconds:g} s; the service's log says why"
@@ -177,6 +186,28 @@ def wait_for_signal(on_hangup: Callable[[], None] = lambda: None) -> None:
         if hangup.is_set():
             hangup.clear()
             on_hangup()
+
+
+def _handle(name: str) -> DeploymentHandle[Any]:
+    """For this process, which runs no loop, whatever the environment says of those of replicas."""
+    handle: DeploymentHandle[Any] = serve.get_deployment_handle(name, APPLICATION)
+    if not handle.is_initialized:  # Serve gives the same one again
+        handle._init(_run_router_in_separate_loop=True)
+    return handle
+
+
+def _answering(handle: DeploymentHandle[Any], seconds: float) -> set[str]:
+    """The detectors that the replicas of a bundle have; none while a replica is being replaced."""
+    try:
+        return {spec.info.detector.id for spec in handle.broadcast("describe").results(timeout_s=seconds)}
+    except (RayServeException, RayActorError):
+        return set()
+
+
+def _drain(seconds: float) -> None:
+    """Has every front finish what it works on and take nothing more; the parts behind it are still there then. Serve
+    would stop all of them at once."""
+    _handle("front").broadcast("drain", seconds).results(timeout_s=seconds + 5)
 
 
 def _run(config: ServiceConfig, name: str = APPLICATION, route: str = "/") -> None:

@@ -49,7 +49,7 @@ class ServiceConfig(Config):
     max_header_bytes: int = Field(16 * 2**10, ge=1024)
     max_pixels: int = Field(50_000_000, ge=1)
     max_files: int = Field(16, ge=1, description="images in one batch or job")
-    max_requests: int = Field(48, ge=1, description="requests a front replica works on; more get 503")
+    max_requests: int = Field(32, ge=1, description="requests a front replica works on; more get 503")
     receive_seconds: float = Field(20.0, gt=0, description="a body must have arrived by then")
     deadline_seconds: float = Field(30.0, gt=0, description="an image must have its answer by then")
 

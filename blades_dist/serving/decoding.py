@@ -17,6 +17,7 @@ from blades_dist.detect.prepare import Prepared, Unusable
 
 # What became of the child, as a reason of ``problems.STATUS_OF_REASON``.
 _REASONS = {"late": "deadline", "killed": "too_large", "crashed": "unreadable"}
+ATTEMPTS = 2  # at a file whose child was killed: by whom, or for whose memory, nobody knows after the first time
 
 
 class DecodeProcess(BoundedProcess):
@@ -30,17 +31,22 @@ class DecodeProcess(BoundedProcess):
     def prepare(
         self, data: bytes, how: Preprocessing, whole: bool, locator_model: str | None = None
     ) -> Prepared | Unusable:
-        """What ``prepare`` makes of a file; where it takes the child down or too long, the file is unusable too.
+        """What ``prepare`` makes of a file; where it takes the child down or too long, the file is unusable too. A file
+        whose child was killed gets another child first.
 
         Raises:
             SandboxError: the child cannot be started, or cannot load the locator.
         """
         header = {"how": how.model_dump(mode="json"), "whole": whole, "locator_model": locator_model}
-        try:
-            return _read(*self.ask(header, data))
-        except Failed as failure:
-            self.failures += 1
-            return Unusable(_REASONS[failure.kind], str(failure))
+        attempt = 1
+        while True:
+            try:
+                return _read(*self.ask(header, data))
+            except Failed as failure:
+                self.failures += 1
+                if failure.kind != "killed" or attempt == ATTEMPTS:
+                    return Unusable(_REASONS[failure.kind], str(failure))
+            attempt += 1
 
 
 def message_of(outcome: Prepared | Unusable) -> wire.Message:

@@ -2,16 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from fastapi import FastAPI
+from grpc.aio import AioRpcError
 from ray import serve
 from ray.exceptions import ActorUnavailableError, RayActorError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
-from ray.serve.handle import DeploymentHandle, DeploymentResponse
+from ray.serve.handle import DeploymentHandle
 
 from blades_dist.detect.info import Preprocessing
 from blades_dist.detect.prepare import Prepared, Unusable
@@ -20,8 +20,9 @@ from blades_dist.serving.api import make_api
 from blades_dist.serving.bodies import Upload
 from blades_dist.serving.config import ServiceConfig
 from blades_dist.serving.decoding import DecodeProcess
+from blades_dist.serving.environment import direct
 from blades_dist.serving.jobs import JobStore
-from blades_dist.serving.layers import Handled
+from blades_dist.serving.layers import Desk, Handled
 from blades_dist.serving.metrics import DecodeMetrics, RequestMetrics
 from blades_dist.serving.problems import Refused, busy, unusable
 from blades_dist.serving.schema import Job, ModelInfo, TensorInfo
@@ -30,7 +31,7 @@ from blades_dist.serving.webhook import read_webhooks
 from blades_dist.serving.work import Answered, Given, Inferred, Options, Spec, Stale
 
 ATTEMPTS = 4  # of a call whose replica died under it; judging twice is the same as judging once
-_LOST = (RayActorError, ActorUnavailableError, WorkerCrashedError, ReplicaUnavailableError)
+_LOST = (RayActorError, ActorUnavailableError, WorkerCrashedError, ReplicaUnavailableError, AioRpcError)
 
 
 class Decode:
@@ -89,7 +90,7 @@ class Parts:
     async def infer(self, crops: np.ndarray, options: Options) -> Inferred:
         """Scores of crops."""
         _, handle = self._model(options.model)
-        found: Inferred | Unusable = await called(lambda: handle.infer.remote(crops, options.fpr))
+        found: Inferred | Unusable = await called(handle, "infer", crops, options.fpr)
         if isinstance(found, Unusable):
             raise unusable(found.reason, found.detail)
         return found
@@ -115,12 +116,12 @@ class Parts:
 
     async def _spec(self, name: str, fresh: bool = False) -> Spec:
         if fresh or name not in self._specs:
-            self._specs[name] = await called(lambda: self._models[name].describe.remote())
+            self._specs[name] = await called(self._models[name], "describe")
         return self._specs[name]
 
     async def _prepared(self, data: bytes, spec: Spec, whole: bool) -> Prepared:
         how, model = spec.preprocessing, spec.locator_model
-        found: Prepared | Unusable = await called(lambda: self._decode.prepare.remote(data, how, whole, model))
+        found: Prepared | Unusable = await called(self._decode, "prepare", data, how, whole, model)
         if isinstance(found, Unusable):
             raise unusable(found.reason, found.detail)
         return found
@@ -129,7 +130,7 @@ class Parts:
         self, handle: DeploymentHandle, prepared: Prepared, spec: Spec, options: Options
     ) -> Given | Stale:
         found: Given | Stale | Unusable = await called(
-            lambda: handle.judge.remote(prepared, options.fpr, spec.key, options.request_id)
+            handle, "judge", prepared, options.fpr, spec.key, options.request_id
         )
         if isinstance(found, Unusable):
             raise unusable(found.reason, found.detail)
@@ -193,39 +194,45 @@ class Front(Parts):
         logs.set_up()
         self._config = ServiceConfig.model_validate(config)
         super().__init__(self._config.name, decode, models)
-        self._jobs, self._metrics = jobs, RequestMetrics()
+        self._jobs, self._metrics, self._desk = jobs, RequestMetrics(), Desk()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         def observe(handled: Handled) -> None:
             self._metrics.observe(handled)
             logs.log_handled(handled)
 
-        return make_api(self, self._config, read_tokens(self._config), observe, id_header=False)
+        return make_api(self, self._config, read_tokens(self._config), observe, id_header=False, desk=self._desk)
+
+    async def drain(self, seconds: float) -> None:
+        """Finishes what it works on and takes nothing more."""
+        await self._desk.drain(seconds)
 
     async def submit(self, uploads: list[Upload], options: Options, webhook: str | None) -> Job:
         """A new job."""
         # Not repeated when its replica dies: it may have begun.
-        return _kept(await called(lambda: self._jobs.submit.remote(uploads, options, webhook), attempts=1))
+        return _kept(await called(self._jobs, "submit", uploads, options, webhook, attempts=1))
 
     async def job(self, name: str) -> Job:
         """A job as it stands."""
-        return _kept(await called(lambda: self._jobs.job.remote(name)))
+        return _kept(await called(self._jobs, "job", name))
 
     async def drop_job(self, name: str) -> None:
         """Ends and forgets a job."""
-        _kept(await called(lambda: self._jobs.drop_job.remote(name)))
+        _kept(await called(self._jobs, "drop_job", name))
 
 
-async def called(make: Callable[[], DeploymentResponse], attempts: int = ATTEMPTS) -> Any:
+async def called(handle: DeploymentHandle, method: str, *arguments: Any, attempts: int = ATTEMPTS) -> Any:
     """The result of a call to another deployment; a caller that gives up takes the call back.
 
     Raises:
         Refused: 503, its queue is full, or it died under every attempt.
     """
+    # Whether to call directly is for the cluster that runs this process to say, not for whoever deployed it.
+    target = handle.options(method_name=method, _by_reference=not direct())
     for attempt in range(attempts):
         response = None
         try:
-            response = make()
+            response = target.remote(*arguments)
             return await response
         except BackPressureError:
             raise busy("too many requests wait; try again") from None

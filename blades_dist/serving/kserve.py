@@ -7,6 +7,7 @@ import numpy as np
 from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, Field, ValidationError
 
+import blades_dist
 from blades_dist.serving.bodies import json_object
 from blades_dist.serving.problems import Refused, documented
 from blades_dist.serving.schema import (
@@ -16,11 +17,13 @@ from blades_dist.serving.schema import (
     ModelReady,
     OutputTensor,
     Ready,
+    ServerMetadata,
     TensorInfo,
 )
 from blades_dist.serving.work import Backend, Options
 
-_DTYPES = {"UINT8": np.uint8, "FP32": np.float32}
+# By datatype: NumPy's, and the largest value.
+_DTYPES: dict[str, tuple[type[np.generic], int]] = {"UINT8": (np.uint8, 255), "FP32": (np.float32, 1)}
 OUTPUTS = [
     TensorInfo(name=name, datatype=kind, shape=[-1])
     for name, kind in (("score", "FP64"), ("p_value", "FP64"), ("flagged", "BOOL"))
@@ -42,7 +45,8 @@ class InferParameters(BaseModel):
 
 
 class InferRequest(BaseModel):
-    """One input tensor ``crops`` (n, 3, S, S) of the datatype that the model's metadata names."""
+    """One input tensor ``crops`` (n, 3, S, S): UINT8, or FP32 in 0..1. What the model's metadata does not name is
+    converted: 255 of UINT8 are 1.0 of FP32, and numbers are rounded to the nearest."""
 
     id: str | None = Field(None, max_length=128)
     parameters: InferParameters = InferParameters()
@@ -60,6 +64,10 @@ _BODY = {
 def make_router(backend: Backend, most: int, deadline: float) -> APIRouter:
     """The V2 routes; ``most`` crops a request."""
     router = APIRouter(prefix="/v2", tags=["KServe V2"])
+
+    @router.get("", responses=documented(401), summary="What answers here")
+    async def server() -> ServerMetadata:
+        return ServerMetadata(version=blades_dist.__version__)
 
     @router.get("/health/live", summary="Whether the process answers")
     async def live() -> Live:
@@ -111,6 +119,11 @@ def input_tensor(size: int, floats: bool) -> TensorInfo:
     return TensorInfo(name="crops", datatype="FP32" if floats else "UINT8", shape=[-1, 3, size, size])
 
 
+def fits(crops: np.ndarray, tensor: TensorInfo) -> bool:
+    """Whether these crops are what a model takes."""
+    return list(crops.shape[1:]) == tensor.shape[1:] and crops.dtype == _DTYPES[tensor.datatype][0]
+
+
 def _validated(document: dict[str, Any]) -> InferRequest:
     try:
         return InferRequest.model_validate(document)
@@ -125,8 +138,9 @@ def _crops(given: InputTensor, expected: TensorInfo, most: int) -> np.ndarray:
     Raises:
         Refused: 400 ``bad_tensor``, 413 ``too_many``.
     """
-    if (given.name, given.datatype, given.shape[1:]) != (expected.name, expected.datatype, expected.shape[1:]):
-        told = f"{expected.name} {expected.datatype} {expected.shape}"
+    fits = given.name == expected.name and given.datatype in _DTYPES and given.shape[1:] == expected.shape[1:]
+    if not fits:
+        told = f"{expected.name} {' or '.join(_DTYPES)} {expected.shape}"
         raise Refused(400, "bad_tensor", f"expected {told}, got {given.name[:32]} {given.datatype[:32]} {given.shape}")
     if given.shape[0] > most:
         raise Refused(413, "too_many", f"{given.shape[0]} crops; the limit is {most}")
@@ -136,9 +150,12 @@ def _crops(given: InputTensor, expected: TensorInfo, most: int) -> np.ndarray:
         raise Refused(400, "bad_tensor", "data is not an array of numbers") from None
     if values.size != int(np.prod(given.shape)) or not values.size:
         raise Refused(400, "bad_tensor", f"data holds {values.size} numbers; the shape needs {np.prod(given.shape)}")
-    highest = 255 if given.datatype == "UINT8" else 1
+    highest = _DTYPES[given.datatype][1]
     if not ((values >= 0) & (values <= highest)).all():
         raise Refused(400, "bad_tensor", f"data must be from 0 to {highest}")
     if given.datatype == "UINT8" and (values != np.rint(values)).any():
         raise Refused(400, "bad_tensor", "data of UINT8 must be whole numbers")
-    return values.astype(_DTYPES[given.datatype]).reshape(given.shape)
+    kind, scale = _DTYPES[expected.datatype]
+    if given.datatype != expected.datatype:
+        values = values * scale / highest
+    return (np.rint(values) if kind is np.uint8 else values).astype(kind).reshape(given.shape)

@@ -28,6 +28,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 ANSWER_CSP = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 OPEN_PATHS = ("/", "/healthz", "/openapi.json", "/v2/health/live", "/v2/health/ready")  # besides /page/: no token
+READY_PATHS = ("/healthz", "/v2/health/ready")
 MANY = ("/v1/detect/batch", "/v1/jobs")  # whose bodies hold many images
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 _log = logging.getLogger(__name__)
@@ -44,6 +45,20 @@ class Handled:
     reason: str
     seconds: float
     timings: dict[str, float]
+
+
+@dataclass
+class Desk:
+    """How many requests are being worked on, and whether no more are taken in."""
+
+    inside: int = 0
+    closed: bool = False
+
+    async def drain(self, seconds: float) -> None:
+        """Takes no more in, and returns when all inside are done, or after ``seconds``."""
+        self.closed, end = True, time.monotonic() + seconds
+        while self.inside and time.monotonic() < end:
+            await asyncio.sleep(0.05)
 
 
 class Envelope:
@@ -101,11 +116,10 @@ class Envelope:
 
 class Gate:
     """Refuses large headers (431), callers without a token (401), from elsewhere while there is none (403), and more
-    requests than may be worked on at once (503)."""
+    requests than may be worked on at once, or any while the service stops (503)."""
 
-    def __init__(self, app: App, config: ServiceConfig, tokens: Tokens) -> None:
-        self.app, self.config, self.tokens = app, config, tokens
-        self.inside = 0
+    def __init__(self, app: App, config: ServiceConfig, tokens: Tokens, desk: Desk) -> None:
+        self.app, self.config, self.tokens, self.desk = app, config, tokens, desk
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         size = sum(len(name) + len(value) for name, value in scope["headers"])
@@ -118,16 +132,18 @@ class Gate:
         open_to_all = path in OPEN_PATHS or path.startswith("/page/")
         if self.tokens and not open_to_all and not self.tokens.allow(headers.get("authorization", "")):
             raise Refused(401, "token", "send a valid token: Authorization: Bearer TOKEN")
+        if self.desk.closed and (scope["method"] == "POST" or path in READY_PATHS):
+            raise Refused(503, "stopping", "the service is being stopped")
         if scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        if self.inside >= self.config.max_requests:
-            raise busy(f"{self.inside} requests are being worked on; try again")
-        self.inside += 1
+        if self.desk.inside >= self.config.max_requests:
+            raise busy(f"{self.desk.inside} requests are being worked on; try again")
+        self.desk.inside += 1
         try:
             await self.app(scope, receive, send)
         finally:
-            self.inside -= 1
+            self.desk.inside -= 1
 
     def _check_origin(self, scope: Scope, headers: Headers) -> None:
         """Without tokens: this machine only, and under a name that no page of another site can give it."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
@@ -28,9 +29,11 @@ from blades_dist.serving.config import ServiceConfig
 from blades_dist.serving.describe import describe
 from blades_dist.serving.drift import Drift
 from blades_dist.serving.metrics import ModelMetrics
+from blades_dist.serving.together import Together
 from blades_dist.serving.work import Given, Inferred, Spec, Stale
 
 KEEP_OLD_SECONDS = 60.0  # longer than any request may take
+MANY = 1000  # of Serve's batches under way: it is ``Together`` that holds them back
 SHADOW_AT_ONCE = 4  # requests whose faces wait for the shadow; those beyond are left out
 
 
@@ -54,13 +57,14 @@ class Bundle:
         return Spec(key, info.preprocessing, where, describe(self.name, self.default, detector), tensor)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Face:
     """One face on its way through a batch."""
 
     bundle: Bundle
     crop: np.ndarray
     fpr: float
+    wanted: bool = True
 
 
 class Model:
@@ -78,6 +82,12 @@ class Model:
         self._old: Bundle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._shadowed = 0
+        # On a CPU every face is computed alone, so it begins as soon as a thread is free; twice as many are under way,
+        # so that none is idle meanwhile. A GPU takes as many as there are at once, and the next ones are made ready.
+        size, at_once = (self._config.max_batch_size, 2) if self._config.gpu else (1, 2 * torch.get_num_threads())
+        self._together = Together(self._detected, size, at_once, lambda face: face.wanted)
+        # Serve advises at MANY batches to let as many requests in, which are to wait where any replica can take them.
+        logging.getLogger("ray.serve").addFilter(lambda record: "max_concurrent_batches" not in str(record.msg))
         self._batch.set_max_batch_size(self._config.max_batch_size)
         self._batch.set_batch_wait_timeout_s(self._config.batch_wait_seconds)
 
@@ -118,10 +128,11 @@ class Model:
 
     async def infer(self, crops: np.ndarray, fpr: float | None) -> Inferred | Unusable:
         """Scores of (n, 3, S, S) crops without their re-encodings."""
-        detector = self._current.detector
+        bundle, detector = self._current, self._current.detector
+        if not kserve.fits(crops, bundle.spec.tensor):  # they were checked before it was swapped in
+            return Unusable("bad_parameter", "the detector was replaced by one of another input")
         try:
-            rate = detector.check_fpr(fpr)
-            results = await asyncio.to_thread(detector.detect, crops, rate)
+            results = await self._judged(bundle, crops[:, None], detector.check_fpr(fpr))
         except ValueError as error:
             return Unusable("bad_parameter", str(error))
         scores, p_values = [r.score for r in results], [r.p_value for r in results]
@@ -172,12 +183,22 @@ class Model:
             self._old = None
 
     async def _judged(self, bundle: Bundle, crops: np.ndarray, fpr: float) -> list[FaceResult]:
-        return list(await asyncio.gather(*(self._batch(_Face(bundle, crop, fpr)) for crop in crops)))
+        faces = [_Face(bundle, crop, fpr) for crop in crops]
+        try:
+            return list(await asyncio.gather(*(self._batch(face) for face in faces)))
+        except asyncio.CancelledError:  # whoever asked has gone
+            for face in faces:
+                face.wanted = False
+            raise
 
-    @serve.batch
-    async def _batch(self, faces: list[_Face]) -> list[FaceResult]:
+    @serve.batch(max_concurrent_batches=MANY)
+    async def _batch(self, faces: list[_Face]) -> list[FaceResult | None]:
+        """Serve collects what comes within ``batch_wait_seconds``; what waits then joins the next batch."""
+        return await self._together.add(faces)
+
+    def _detected(self, faces: list[_Face]) -> list[FaceResult]:
         self._metrics.batch(len(faces))
-        return await asyncio.to_thread(_detect, faces)
+        return _detect(faces)
 
     async def _compare(
         self, shadow: DeploymentHandle, crops: np.ndarray, fpr: float, own: Sequence[FaceResult], request_id: str

@@ -127,6 +127,14 @@ class Ready(_Answer):
     ready: Literal[True] = True
 
 
+class ServerMetadata(_Answer):
+    """KServe V2 server metadata."""
+
+    name: str = "blades-dist"
+    version: str
+    extensions: list[str] = []
+
+
 class ModelReady(_Answer):
     name: str
     ready: Literal[True] = True

@@ -87,7 +87,8 @@ class Bounded(Local):
 
 def fuzz_config(**changes: Any) -> Any:
     """Small bounds, so that cases meet them; bodies must arrive within half a second."""
-    return small_config(receive_seconds=0.5, max_jobs=24, job_seconds=1.0, decode_mebibytes=512, **changes)
+    values = {"receive_seconds": 0.5, "max_jobs": 24, "job_seconds": 1.0, "decode_mebibytes": 512}
+    return small_config(**values | changes)
 
 
 class Cases:

@@ -6,6 +6,7 @@ import base64
 import numpy as np
 import pytest
 
+from blades_dist import __version__
 from blades_dist.data.records import REASONS
 from blades_dist.detect.inspect import inspect_files
 from blades_dist.serving.problems import STATUS_OF_REASON
@@ -144,6 +145,7 @@ def test_models_and_health(detector):
         assert len(histogram["edges"]) == len(histogram["counts"]) + 1 and sum(histogram["counts"]) == 119
         assert (np.diff(histogram["edges"]) > 0).all()
         assert (await client.get("/healthz")).json() == {"status": "ok"}
+        assert (await client.get("/v2")).json() == {"name": "blades-dist", "version": __version__, "extensions": []}
         assert (await client.get("/v2/health/live")).json() == {"live": True}
         assert (await client.get("/v2/health/ready")).json() == {"ready": True}
         assert (await client.get("/v2/models/default/ready")).json() == {"name": "default", "ready": True}
@@ -161,8 +163,9 @@ def test_float_tensors(detector):
         metadata = (await client.get("/v2/models/default")).json()
         assert metadata["inputs"] == [{"name": "crops", "datatype": "UINT8", "shape": [-1, 3, 32, 32]}]
         assert metadata["versions"] == [detector.id]
-        for data in (tensor["data"], crops.tolist()):
-            document = {"id": "7", "parameters": {"fpr": 0.2}, "inputs": [tensor | {"data": data}]}
+        floats = {"datatype": "FP32", "data": (crops / np.float32(255)).ravel().tolist()}
+        for change in ({}, {"data": crops.tolist()}, floats):
+            document = {"id": "7", "parameters": {"fpr": 0.2}, "inputs": [tensor | change]}
             answer = (await client.post("/v2/models/default/infer", json=document)).json()
             outputs = {item["name"]: item["data"] for item in answer["outputs"]}
             assert outputs["score"] == [r.score for r in expected]
@@ -170,7 +173,8 @@ def test_float_tensors(detector):
             assert outputs["flagged"] == [r.verdict == "ai_generated" for r in expected] and answer["id"] == "7"
         for change in (
             {"name": "x"},
-            {"datatype": "FP32"},
+            {"datatype": "FP16"},
+            {"datatype": "FP32"},  # beyond 1
             {"shape": [3, 3, 32, 31]},
             {"data": tensor["data"][:-1]},
             {"data": [*tensor["data"][:-1], 256]},
@@ -208,6 +212,7 @@ def test_the_openapi_document_is_complete(detector):
         ("/healthz", "get"): {"200"},
         ("/v2/health/live", "get"): {"200"},
         ("/v2/health/ready", "get"): {"200", "503"},
+        ("/v2", "get"): {"200", "401"},
         ("/v2/models/{name}/ready", "get"): {"200", "404"},
         ("/v2/models/{name}", "get"): {"200", "404"},
         ("/v2/models/{name}/infer", "post"): {"200", "400", "404", "413", "415", "504"},

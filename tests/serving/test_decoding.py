@@ -69,16 +69,26 @@ def test_a_file_that_needs_too_much_memory(process, detector):
     assert found.reason == "too_large" and "memory" in found.detail and process.pid == first
 
 
-@pytest.mark.parametrize(("sent", "reason"), [(signal.SIGKILL, "too_large"), (signal.SIGSEGV, "unreadable")])
-def test_a_process_that_dies_at_work_is_replaced(process, detector, sent, reason):
-    how, found = detector.info.preprocessing, []
-    slow = claimed_jpeg(8000, 8000, progressive=True)
-    thread = threading.Thread(target=lambda: found.append(process.prepare(slow, how, False)))
+@pytest.mark.parametrize(
+    ("sent", "times", "reason"),
+    [(signal.SIGKILL, 1, None), (signal.SIGKILL, 2, "too_large"), (signal.SIGSEGV, 1, "unreadable")],
+)
+def test_a_process_that_dies_at_work_is_replaced(process, detector, sent, times, reason):
+    """Killed once, another one gets the file; killed twice, or crashed, it is the file's fault."""
+    how, found, seen, before = detector.info.preprocessing, [], set(), process.failures
+    os.kill(process.pid, signal.SIGSTOP)  # so that it is still at work when it dies
+    thread = threading.Thread(target=lambda: found.append(process.prepare(noise(1), how, True)))
     thread.start()
-    time.sleep(0.2)
-    os.kill(process.pid, sent)
-    thread.join(30)
-    assert found[0].reason == reason
+    wait_for(process._lock.locked)
+    time.sleep(0.1)
+    for _ in range(times):
+        wait_for(lambda: process.pid not in (None, *seen))
+        seen.add(process.pid)
+        os.kill(process.pid, sent)
+        os.kill(process.pid, signal.SIGCONT)
+    thread.join(60)
+    assert process.failures == before + times
+    assert isinstance(found[0], Prepared) if reason is None else found[0].reason == reason
     assert process.prepare(noise(1), how, True).faces
 
 
@@ -87,3 +97,10 @@ def test_a_locator_that_cannot_be_loaded_is_no_file_s_fault(process, detector):
     with pytest.raises(SandboxError, match=r"no\.onnx"):
         process.prepare(noise(1), how, False, "no.onnx")
     assert process.prepare(noise(1), detector.info.preprocessing, True).faces
+
+
+def wait_for(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)

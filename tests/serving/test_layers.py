@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from blades_dist.serving.layers import BodyLimit
+from blades_dist.serving.layers import BodyLimit, Desk
 from blades_dist.serving.logs import JsonLines, log_handled
 from blades_dist.serving.problems import Refused
 from tests.serving.local import check_problem, client_of, small_config
@@ -146,6 +146,27 @@ def test_more_requests_than_may_be_worked_on(detector, photo):
             hold.set()
             assert [(await task).status_code for task in first] == [200, 200]
             assert (await client.post("/v1/detect", content=data)).status_code == 200
+
+    asyncio.run(whole())
+
+
+def test_a_service_that_stops_finishes_what_it_has(detector, photo):
+    async def whole():
+        hold, desk = asyncio.Event(), Desk()
+        async with client_of(detector, small_config(), hold, desk=desk) as client:
+            data = photo.read_bytes()
+            first = asyncio.create_task(client.post("/v1/detect", content=data))
+            while not desk.inside:
+                await asyncio.sleep(0.01)
+            drained = asyncio.create_task(desk.drain(60))
+            while not desk.closed:
+                await asyncio.sleep(0.01)
+            check_problem(await client.post("/v1/detect", content=data), 503, "stopping")
+            check_problem(await client.get("/healthz"), 503, "stopping")
+            assert (await client.get("/v2/health/live")).status_code == 200 and not drained.done()
+            hold.set()
+            await drained
+            assert (await first).status_code == 200
 
     asyncio.run(whole())
 

@@ -1,14 +1,18 @@
 """The service on Ray Serve: one start for all of it."""
 
+import asyncio
 import contextlib
 import json
 import os
+import random
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,18 +20,22 @@ import httpx
 import piexif
 import psutil
 import pytest
+import ray
 from PIL import Image
 from toy_detector import toy_detector, write_bundle
 
 from blades_dist.client import Client, ServiceProblem
-from blades_dist.config import RayConfig, ServeConfig
+from blades_dist.config import ServeConfig
 from blades_dist.detect.bundle import load_detector, save_detector
-from blades_dist.raylocal import cluster
+from tests.serving.fuzz_cases import Cases
+from tests.serving.fuzz_wire import over_wire
 from tests.serving.local import encoded
 
 pytestmark = pytest.mark.ray
+PLACE = b"where-the-picture-was-taken"
 PREDICT = Path(__file__).parents[2] / "jobs" / "predict.py"
 LIMITS = {"max_bytes": 300_000, "max_batch_bytes": 600_000, "max_pixels": 500_000, "max_requests": 16}
+LIMITS |= {"receive_seconds": 5.0}
 
 
 def free_port():
@@ -59,13 +67,17 @@ def config(bundles):
 
 
 @pytest.fixture(scope="module")
-def service(request, config):
+def service(ray_cluster, config, photos):
     from blades_dist.serving.app import running
 
-    with contextlib.suppress(pytest.FixtureLookupError):  # the session's cluster, where there is one
-        request.getfixturevalue("ray_cluster")
-    with cluster(RayConfig(num_cpus=4)), running(config) as url:
+    with running(config) as url:
         yield url
+        data, pool = photos[2].read_bytes(), ThreadPoolExecutor(6)
+        last = [pool.submit(httpx.post, f"{url}/v1/detect", content=data, timeout=60) for _ in range(6)]
+        time.sleep(0.5)
+    statuses = [future.result().status_code for future in last]
+    assert 200 in statuses and set(statuses) <= {200, 503}, f"a service that stops answers what it has: {statuses}"
+    pool.shutdown()
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", config.port)) != 0, "the port is still open"
 
@@ -80,6 +92,7 @@ def files(photos, tmp_path_factory):
         pixels = picture.convert("RGB")
     tags = {"0th": {piexif.ImageIFD.Make: b"Canon", piexif.ImageIFD.Orientation: 6}, "Exif": {}}
     tags["Exif"] = {piexif.ExifIFD.ISOSpeedRatings: 200, piexif.ExifIFD.Flash: 0}
+    tags["GPS"] = {piexif.GPSIFD.GPSLatitude: [(48, 1), (51, 1), (295713, 10000)], piexif.GPSIFD.GPSMapDatum: PLACE}
     pixels.rotate(90, expand=True).save(folder / "turned.jpg", exif=piexif.dump(tags), quality=95)
     pair = Image.new("RGB", (2 * pixels.width, pixels.height))
     pair.paste(pixels, (0, 0))
@@ -165,6 +178,21 @@ def test_metrics_are_there_for_prometheus(service, photo):
     wait_for(lambda: all(any(f"ray_blades_{name}" in line for line in metrics()) for name in names), metrics)
 
 
+def test_the_logs_have_requests_and_nothing_of_a_picture(service, files):
+    (turned,) = [file for file in files if file.name == "turned.jpg"]
+    number = ask(service, turned).json()["request_id"]
+    folder = Path(ray._private.worker._global_node.get_logs_dir_path())
+
+    def told():
+        return b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
+
+    wait_for(lambda: number.encode() in told(), number)
+    ask(service, turned, "?faces=crop"), httpx.post(f"{service}/v1/detect", content=turned.read_bytes()[:3000])
+    logs = told()
+    assert b'"event": "request"' in logs
+    assert not [word for word in (PLACE, b"turned.jpg", b"295713", b"29.5713") if word in logs]
+
+
 def test_jobs(service, files):
     uploads = [("file", (file.name, file.read_bytes())) for file in files[:4]]
     accepted = httpx.post(f"{service}/v1/jobs", files=uploads, timeout=60)
@@ -182,12 +210,11 @@ def test_jobs(service, files):
 
 def test_killed_replicas_cost_no_answer(service, photo):
     with load_on(service, photo) as statuses:
-        for name in ("decode", "model-default"):
-            time.sleep(0.5)
-            for process in replicas(name)[:1]:
-                process.kill()
-        time.sleep(3)
-    assert set(statuses) == {200} and len(statuses) > 3, statuses
+        for part in (":front", ":decode", ":model-default", "serving.decoding_child"):
+            before = len(statuses)
+            processes(part)[0].kill()
+            wait_for(lambda count=before: len(statuses) >= count + 6, lambda: statuses, 120)
+    assert set(statuses) == {200}, statuses
 
 
 def test_a_new_bundle_comes_without_a_failed_request(service, config, photo):
@@ -199,13 +226,13 @@ def test_a_new_bundle_comes_without_a_failed_request(service, config, photo):
         # Other preprocessing too, so that crops of the old bundle do not fit the new one.
         save_detector(config.detector, toy_detector("knn", ("jpeg75", "jpeg50")))
         after = load_detector(config.detector).id
-        pids = {process.pid for process in replicas("model-default")}
+        pids = {process.pid for process in processes(":model-default")}
         update(config)
         time.sleep(1)
     assert set(statuses) == {200} and len(statuses) > 3, statuses
     body = ask(service, photo).json()
     assert body["detector"]["id"] == after != before and set(body["faces"][0]["re_encoded"]) == {"jpeg75", "jpeg50"}
-    assert {process.pid for process in replicas("model-default")} == pids, "replicas were restarted"
+    assert {process.pid for process in processes(":model-default")} == pids, "replicas were restarted"
 
 
 def test_a_damaged_bundle_is_not_taken_up(service, config, photo):
@@ -245,6 +272,19 @@ def test_the_client(service, files, photo):
         assert all(report["faces"] for report in pool.map(lambda _: client.detect(photo), range(40)))
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+def test_the_documented_curl_lines_work(service, photo, tmp_path):
+    text = (PREDICT.parents[1] / "docs" / "serving.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("curl ") and "http://127.0.0.1:8000" in line]
+    for name in ("photo.jpg", "a.jpg", "b.jpg"):
+        shutil.copy(photo, tmp_path / name)
+    for line in lines:
+        command = [*shlex.split(line.replace("http://127.0.0.1:8000", service)), "--silent", "--fail"]
+        done = subprocess.run(command, capture_output=True, cwd=tmp_path, timeout=60)
+        assert done.returncode == 0 and json.loads(done.stdout)["request_id"], (line, done)
+    assert len(lines) == 3
+
+
 def test_overload_is_refused_at_once(service, photo):
     with ThreadPoolExecutor(64) as pool:
         answers = list(pool.map(lambda _: ask(service, photo), range(128)))
@@ -254,6 +294,22 @@ def test_overload_is_refused_at_once(service, photo):
         if answer.status_code == 503:
             assert answer.json()["reason"] == "busy" and answer.headers["retry-after"] == "1"
     assert ask(service, photo).status_code == 200
+
+
+def test_broken_framing_over_connections(service, config, photos):
+    """``benchmarks/fuzz_service.py`` sends many more."""
+    cases, statuses = Cases([photo.read_bytes() for photo in photos[:2]]), Counter()
+
+    async def work():
+        async def sender(seeds):
+            for seed in seeds:
+                statuses[await over_wire(config.port, cases.case(seed), random.Random(seed))] += 1
+
+        await asyncio.gather(*(sender(range(first, 90, 6)) for first in range(6)))
+
+    asyncio.run(work())
+    assert {200, 400, 413, 415, 0} <= {status for _, status in statuses}, statuses
+    assert httpx.get(f"{service}/healthz").status_code == 200
 
 
 def test_listens_on_loopback_only(service):
@@ -287,11 +343,14 @@ def test_says_what_keeps_it_from_starting(service, bundle, tmp_path, monkeypatch
         start()
 
 
-def replicas(name):
-    """Processes of this deployment that belong to this test's cluster."""
-    family = psutil.Process(os.getpid()).children(recursive=True)
-    found = [process for process in family if f":{name}" in " ".join(process.cmdline())]
-    assert found, [process.cmdline() for process in family]
+def processes(part):
+    """Those of this test's cluster that have this in their command."""
+    found = []
+    for process in psutil.Process(os.getpid()).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if part in " ".join(process.cmdline()):
+                found.append(process)
+    assert found, part
     return found
 
 

@@ -100,6 +100,9 @@ const REASONS = {
   unsupported: "The service does not take pictures of this format.",
   no_face: "No face was found in the picture.",
   face_too_small: "The faces in the picture are too small to be judged.",
+  unavailable: "A part of the service is being restarted.",
+  updating: "The detector is being replaced.",
+  stopping: "The service is being stopped.",
 };
 const STATUSES = {
   401: "The service asks for an access token.",
