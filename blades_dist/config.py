@@ -4,6 +4,7 @@ A preset file holds one section per stage (``ingest``, ``pretrain``, ``fit``, ``
 job reads its own section, so one file describes a whole run. Unknown keys are errors.
 """
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -251,21 +252,67 @@ class TrainConfig(Config):
     warmup_steps: int = Field(0, ge=0)
     epochs: int = Field(20, ge=0, description="0: export the encoder untrained, as a baseline")
     max_steps: int | None = Field(None, ge=1, description="stop after this many steps; None: all epochs")
-    batch_size: int = Field(48, ge=1, description="photographs a worker and micro-batch")
+    batch_size: int = Field(48, ge=1, description="photographs a worker and micro-batch, at the most workers")
     accumulate: int = Field(1, ge=1, description="micro-batches whose mean gradient makes one step")
-    workers: int = Field(1, ge=1)
+    workers: int | tuple[int, int] = Field(
+        1,
+        description="a number, or [least, most]: as many as the cluster holds, with the same global batch",
+    )
     gpu: bool = False
+    gpu_per_worker: float = Field(1.0, gt=0, le=1, description="share of a GPU; below 1 for one worker only")
     cpus_per_worker: float = Field(1.0, gt=0)
+    resize_seconds: float = Field(60.0, gt=0, description="workers [least, most]: how often more room is looked for")
     threads_per_worker: int | None = Field(None, ge=1, description="torch threads; None: cores / workers")
     precision: Literal["fp32", "bf16"] = "fp32"
     zero_stage: int = Field(0, ge=0, le=2)
     clip_norm: float = Field(0.0, ge=0, description="gradient norm bound; 0: none")
     guard: GuardConfig = GuardConfig()
     seed: int = 0
-    checkpoint_every: int = Field(500, ge=1, description="steps")
-    keep_checkpoints: int = Field(2, ge=1)
+    checkpoint_every: int = Field(500, ge=1, description="steps; what a failure can cost at most")
+    keep_checkpoints: int = Field(3, ge=1, description="the newest so many; older ones stand in for damaged ones")
+    validate_every: int | None = Field(
+        None, ge=1, description="steps between read-outs of the proxy task; None: at the end only"
+    )
+    validate_rows: int = Field(2000, ge=1, description="validation photographs of such a read-out, at most")
     log_every: int = Field(20, ge=1, description="steps")
-    max_failures: int = Field(0, ge=0, description="worker-group restarts before the run fails")
+    record_samples: bool = Field(False, description="write down which photographs each step saw, in samples/")
+    max_failures: int = Field(
+        3,
+        ge=-1,
+        description="losses of workers or trainer that are made good, preemptions not counted; -1: all",
+    )
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """Fewest and most workers."""
+        return (self.workers, self.workers) if isinstance(self.workers, int) else self.workers
+
+    @property
+    def global_batch(self) -> int:
+        """Photographs of one micro-batch over all workers, however many there are."""
+        return self.batch_size * self.worker_range[1]
+
+    @field_validator("workers")
+    @classmethod
+    def _workers(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        least, most = (value, value) if isinstance(value, int) else value
+        if not 1 <= least <= most:
+            raise ValueError(f"a number of at least 1, or [least, most] in this order, not {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _shares(self) -> "TrainConfig":
+        least, most = self.worker_range
+        uneven = [count for count in range(least, most + 1) if self.global_batch % count]
+        if uneven:
+            whole = math.lcm(*range(least, most + 1))
+            raise ValueError(
+                f"workers: the global batch of {self.global_batch} (batch_size x most workers) cannot be shared evenly "
+                f"by {', '.join(map(str, uneven))} workers; take a batch_size that makes it a multiple of {whole}"
+            )
+        if self.gpu and self.gpu_per_worker < 1 and most > 1:
+            raise ValueError("gpu_per_worker: NCCL takes one worker a GPU; a share of one is for workers: 1")
+        return self
 
     @field_validator("zero_stage", mode="before")
     @classmethod
@@ -282,7 +329,11 @@ class PretrainConfig(Config):
     """Self-supervised pretraining of the joint encoder."""
 
     name: str = Field("pretrain", pattern=r"^[A-Za-z0-9._-]+$", description="the same name resumes the run")
-    storage: Path = Field(Path("runs"), description="run folders live here")
+    storage: Path = Field(Path("runs"), description="run folders live here; a folder that all workers see")
+    start_from: Path | None = Field(
+        None,
+        description="run folder or checkpoint that a new run starts from: weights, optimiser, lambda, place",
+    )
     data: StreamConfig
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()

@@ -8,7 +8,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "blades_dist"
-RAY = {"raylocal.py", "data/ingest.py", "data/stream.py", "training/worker.py", "training/launch.py"}
+RAY = {
+    "raylocal.py",
+    "data/ingest.py",
+    "data/stream.py",
+    "training/worker.py",
+    "training/launch.py",
+    "training/stopping.py",
+}
 RAY |= {"detect/extract.py", "detect/sweep.py"}
 RAY_FOLDERS = ("serving/", "tuning/")
 

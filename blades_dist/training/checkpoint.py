@@ -1,22 +1,24 @@
-"""A checkpoint: a folder without pickles, independent of the number of workers.
+"""What a checkpoint holds, without pickles and independent of the number of workers; ``store`` keeps them on disk.
 
-``model.safetensors`` (parameters and buffers), ``optimizer.safetensors`` (AdamW's moments under the parameters'
-names, whole, whatever the ZeRO stage), ``state.json`` (step, stream positions, lambda with its Adam state and history).
+Tensors by name: ``model.*`` (parameters and buffers), ``optimizer.*`` (AdamW's moments under the parameters' names,
+whole, whatever the ZeRO stage), and where workers' buffers differ (BatchNorm over each worker's own rows) also
+``buffers.RANK.*``. Each worker keeps a share of about equal size. The state beside them: step, stream positions, lambda
+with its optimiser and history.
 """
 
-import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from pydantic import TypeAdapter
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from blades_dist.bilevel.reduce import World
 from blades_dist.data.order import Position
+from blades_dist.models.batchnorm import BatchNorm2d
 
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+MODEL, OPTIMIZER, BUFFERS = "model.", "optimizer.", "buffers."
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -48,30 +50,58 @@ class Stateful(Protocol):
     def load_optimizer_state(self, state: dict[str, Tensor]) -> None: ...
 
 
-def save(folder: Path, engine: Stateful, weights: dict[str, Any], progress: Progress, write: bool) -> None:
-    """Writes a checkpoint into the empty ``folder``. Every rank calls; the one with ``write`` set writes."""
-    optimizer = engine.optimizer_state()
-    if not write:
-        return
-    save_file(_on_cpu(engine.module.state_dict()), folder / MODEL)
-    save_file(_on_cpu(optimizer), folder / OPTIMIZER)
-    state = {"schema_version": 1, "progress": asdict(progress), "weights": weights}
-    (folder / STATE).write_text(json.dumps(state))
+@dataclass(frozen=True)
+class Snapshot:
+    """One worker's share of the tensors, copied to the CPU, and the state that all have in common (JSON values)."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
 
 
-def load(folder: Path, engine: Stateful) -> tuple[dict[str, Any], Progress]:
-    """Restores parameters, buffers and optimiser; returns the state of lambda and the progress. Every rank calls.
+def snapshot(
+    engine: Stateful, weights: dict[str, Any], progress: Progress, world: World, manifest: str = ""
+) -> Snapshot:
+    """The run as it is now, on shards with the digest ``manifest``; training may go on at once. Every rank calls."""
+    whole = {MODEL + name: value for name, value in engine.module.state_dict().items()}
+    whole |= {OPTIMIZER + name: value for name, value in engine.optimizer_state().items()}
+    own = {name: whole[name] for name in shares(whole, world.size)[world.rank]}
+    if world.size > 1 and _has_local_statistics(engine.module):
+        own |= {f"{BUFFERS}{world.rank}.{name}": value for name, value in engine.module.named_buffers()}
+    tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in own.items()}
+    state = {"progress": asdict(progress), "weights": weights, "manifest": manifest, "world_size": world.size}
+    return Snapshot(progress.step, tensors, state)
+
+
+def restore(
+    tensors: Mapping[str, Tensor], state: dict[str, Any], engine: Stateful, world: World
+) -> tuple[dict[str, Any], Progress]:
+    """Sets parameters, buffers and optimiser; returns the state of lambda and the progress. Every rank calls.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing, or of another model.
+        ValueError: the tensors are of another model.
     """
-    state = json.loads((folder / STATE).read_text())
+    model = _under(MODEL, tensors)
+    # Buffers of another number of workers have no owner: then all go on from the first's, as in a new group.
+    if state["world_size"] == world.size:
+        model |= _under(f"{BUFFERS}{world.rank}.", tensors)
     try:
-        engine.module.load_state_dict(load_file(folder / MODEL))
+        engine.module.load_state_dict(model)
     except RuntimeError as error:
-        raise ValueError(f"checkpoint {folder} is of another model: {error}") from None
-    engine.load_optimizer_state(load_file(folder / OPTIMIZER))
+        raise ValueError(f"the checkpoint is of another model: {error}") from None
+    engine.load_optimizer_state(_under(OPTIMIZER, tensors))
     return state["weights"], TypeAdapter(Progress).validate_python(state["progress"])
+
+
+def shares(tensors: Mapping[str, Tensor], ranks: int) -> list[list[str]]:
+    """Which rank keeps which tensors: every name once, about equal numbers of bytes, the same on every rank."""
+    parts: list[list[str]] = [[] for _ in range(ranks)]
+    loads = [0] * ranks
+    for name in sorted(tensors, key=lambda name: (-tensors[name].numel() * tensors[name].element_size(), name)):
+        rank = loads.index(min(loads))
+        parts[rank].append(name)
+        loads[rank] += tensors[name].numel() * tensors[name].element_size()
+    return parts
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -98,5 +128,9 @@ def load_adamw_state(module: nn.Module, optimizer: torch.optim.Optimizer, state:
             optimizer.state[value] = {"step": state["step"].reshape(()).clone(), **own}
 
 
-def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+def _has_local_statistics(module: nn.Module) -> bool:
+    return any(isinstance(layer, BatchNorm2d) and layer.mode == "local" for layer in module.modules())
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -38,7 +38,7 @@ def step_traffic(
 
     Padding of ZeRO's partitions to whole alignment is not counted.
     """
-    workers, zero = train.workers, train.zero_stage if engine == "deepspeed" else 0
+    workers, zero = train.worker_range[1], train.zero_stage if engine == "deepspeed" else 0
     if workers == 1:
         return {}
     outer = outer and bilevel.weighting == "bilevel"

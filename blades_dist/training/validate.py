@@ -11,7 +11,7 @@ from blades_dist.bilevel.reduce import World
 from blades_dist.config import ManipulateConfig
 from blades_dist.data.read import Batch
 from blades_dist.evaluate.metrics import auc, rank, wilson
-from blades_dist.losses.reference import expected_level, label_columns
+from blades_dist.losses.reference import coarse_items, expected_level, label_columns
 from blades_dist.tasks import ABSENT, Task, TaskSet
 from blades_dist.training.sample import prepare
 
@@ -23,8 +23,9 @@ def validate(
 ) -> dict[str, Any]:
     """Read-outs of ``model`` in evaluation mode on ``batches``, with 95% intervals, as plain JSON values.
 
-    ``coarse_auc``: photographic against manipulated. ``tasks``: for each EXIF task the accuracy, beside that of the
-    commonest class. An ordinal task predicts its expected level, rounded: its loss only ranks.
+    ``coarse_auc``: photographic against manipulated; ``coarse_loss``: that task's mean fidelity loss. ``tasks``: for
+    each EXIF task the accuracy, beside that of the commonest class. An ordinal task predicts its expected level,
+    rounded: its loss only ranks.
     """
     logits, labels = _read_out(model, batches, tasks, config, seed)
     report: dict[str, Any] = {"tasks": {}}
@@ -34,6 +35,7 @@ def validate(
             score = (own[:, 0] - own[:, 1]).double().numpy()
             manipulated = target[:, 0].numpy() == 1
             area = rank((auc,), score[~manipulated], [score[manipulated]], seed=seed)[0].estimate(0)
+            report["coarse_loss"] = float(coarse_items(own, target[:, 0]).mean())
             report["coarse_auc"] = {"value": area.value, "low": area.low, "high": area.high, "n": len(score)}
         elif task.kind != "fine":
             report["tasks"][task.name] = _accuracy(task, own, target[:, 0])

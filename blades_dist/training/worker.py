@@ -2,9 +2,9 @@
 
 import json
 import os
-import tempfile
+import time
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from blades_dist.data.stream import stream
 from blades_dist.models.export import freeze, save_encoder
 from blades_dist.models.joint import JointModel, build_joint_model, compile_towers
 from blades_dist.tasks import TaskSet, task_set
-from blades_dist.training import checkpoint
+from blades_dist.training import checkpoint, store
 from blades_dist.training.allocator import keep_freed_memory
 from blades_dist.training.checkpoint import Progress, Skipped, Stateful
 from blades_dist.training.feed import Faces, Feed
@@ -31,12 +31,15 @@ from blades_dist.training.guard import NonFinite, check_equal
 from blades_dist.training.loop import BilevelStep, Engine
 from blades_dist.training.progress import Reporter, say
 from blades_dist.training.sample import Sample, prepare
+from blades_dist.training.samples import SampleLog
 from blades_dist.training.schedule import learning_rate
+from blades_dist.training.stopping import Listener
 from blades_dist.training.validate import validate
 
 TRAIN, VAL = 0, 1  # which stream a random decision belongs to
 STOPPED = "stopped.json"  # in the run folder, when the guard ended the run
 VALIDATION_ROWS = 20_000  # enough for intervals of +-0.7%; more would keep the other ranks waiting
+LOOK_SECONDS = 2.0  # between looks whether a node is about to be taken away: asking is a call to another process
 
 
 class TrainEngine(Engine, Stateful, Protocol):
@@ -50,40 +53,56 @@ class Run:
     config: PretrainConfig
     world: World
     device: torch.device
+    manifest: str
     tasks: TaskSet
     engine: TrainEngine
     weights: TaskWeights
     step: BilevelStep
     total_steps: int
+    writer: store.Writer
+    listener: Listener
+    looked: float = field(default_factory=time.monotonic)
+    warned: Any = None  # the preemption that a checkpoint was already taken for
 
     @property
     def leads(self) -> bool:
         return self.world.rank == 0
 
+    @property
+    def folder(self) -> Path:
+        return self.config.storage / self.config.name
+
+    @property
+    def batch_size(self) -> int:
+        """This worker's rows of a micro-batch: the global batch is the same for any number of workers."""
+        return self.config.train.global_batch // self.world.size
+
 
 def pretrain_worker(settings: dict[str, Any]) -> None:
-    """Runs on every worker of a Ray Train group; ``settings`` is a dumped ``PretrainConfig``."""
-    run = _build(PretrainConfig.model_validate(settings))
-    progress = _resume(run)
-    config, reporter = run.config, None
-    folder = config.storage / config.name
-    if run.leads:
-        images = config.train.batch_size * config.train.accumulate * run.world.size
-        reporter = Reporter(folder, config.train.log_every, progress.step, run.total_steps, images, run.tasks.proxy)
-    with ExitStack() as open_ends:
-        if reporter:
-            open_ends.enter_context(closing(reporter))
-        train = open_ends.enter_context(_feed(run, config.data.train_split, TRAIN, progress.train))
-        val = open_ends.enter_context(_feed(run, config.data.val_split, VAL, progress.val))
-        end = _train(run, progress, train, val, reporter)
-    if end is None:
-        return
-    if run.leads:
-        _finish(run, end, folder)
-    ray.train.report({"finished": True, "step": run.total_steps})
+    """Runs on every worker of a group; ``settings``: ``config``, a dumped ``PretrainConfig``, and the ``bell``."""
+    run = _build(PretrainConfig.model_validate(settings["config"]), settings["bell"])
+    with closing(run.writer):
+        progress = _resume(run)
+        config, reporter = run.config, None
+        if run.leads:
+            images = config.train.global_batch * config.train.accumulate
+            reporter = Reporter(
+                run.folder, config.train.log_every, progress.step, run.total_steps, images, run.tasks.proxy
+            )
+        with ExitStack() as open_ends:
+            if reporter:
+                open_ends.enter_context(closing(reporter))
+            train = open_ends.enter_context(_feed(run, config.data.train_split, TRAIN, progress.train))
+            val = open_ends.enter_context(_feed(run, config.data.val_split, VAL, progress.val))
+            samples = open_ends.enter_context(SampleLog(run.folder, run.world, config.train.record_samples))
+            end = _train(run, progress, train, val, reporter, samples)
+        if end is None:
+            return
+        metrics = _finish(run, end) if run.leads else {}
+        ray.train.report(_metrics(end) | metrics)
 
 
-def _build(config: PretrainConfig) -> Run:
+def _build(config: PretrainConfig, bell: Any) -> Run:
     world = World.current()
     train = config.train
     cores = os.cpu_count() or 1
@@ -98,15 +117,18 @@ def _build(config: PretrainConfig) -> Run:
         model.autocast_dtype = torch.bfloat16
     if config.model.compile:
         compile_towers(model)
-    engine = _deepspeed(device)(model, train, world, train.batch_size)
+    engine = _deepspeed(device)(model, train, world, train.global_batch // world.size)
     weights = build_weights(config.bilevel, tasks)
     keep_results = not config.model.activation_checkpointing
     step = BilevelStep(engine, tasks, weights, config.loss, config.bilevel, train, world, keep_results)
     manifest = read_manifest(config.data.shards)
-    batches = global_batches(manifest, config.data.train_split, train.batch_size * world.size, train.epochs)
+    batches = global_batches(manifest, config.data.train_split, train.global_batch, train.epochs)
     total = batches // train.accumulate
     total = min(total, train.max_steps or total)
-    return Run(config, world, device, tasks, engine, weights, step, total)
+    folder = config.storage / config.name / store.FOLDER
+    writer = store.Writer(folder, world, device, train.keep_checkpoints)
+    listener = Listener(bell if world.rank == 0 else None)
+    return Run(config, world, device, manifest.digest(), tasks, engine, weights, step, total, writer, listener)
 
 
 def _deepspeed(device: torch.device) -> Any:
@@ -119,20 +141,36 @@ def _deepspeed(device: torch.device) -> Any:
 
 
 def _resume(run: Run) -> Progress:
-    found = ray.train.get_checkpoint()
-    if found is None:
+    """The newest intact checkpoint of this run, else the one it is to start from, else the beginning."""
+    path, start = _newest(run), run.config.start_from
+    own = path is not None
+    if path is None and start is not None:
+        path = store.locate(start)
+    if path is None:
         return Progress(0, Position(), Position())
-    with found.as_directory() as folder:
-        state, progress = checkpoint.load(Path(folder), run.engine)
+    state, progress = checkpoint.restore(*store.read(path), run.engine, run.world)
     run.weights.load_state_dict(state)
     if run.leads:
         value = " ".join(f"{name} {weight:.4f}" for name, weight in run.weights.as_dict().items())
-        say(f"resumed at step {progress.step}/{run.total_steps} with lambda {value}")
+        how = "resumed" if own else f"started from {path}"
+        say(f"{how} at step {progress.step}/{run.total_steps} with {run.world.size} workers, lambda {value}")
     return progress
 
 
-def _train(run: Run, progress: Progress, train: Feed, val: Feed, reporter: Reporter | None) -> Progress | None:
-    """Trains to the end; None when the guard has stopped the run, at a checkpoint of the last good state."""
+def _newest(run: Run) -> Path | None:
+    """Rank 0 looks and verifies; the others are told."""
+    step = -1
+    if run.leads:
+        found = store.newest(run.writer.folder, say)
+        step = store.step_of(found) if found else -1
+    step = int(run.world.sum(torch.tensor([step if run.leads else 0], device=run.device)))
+    return store.path_of(run.writer.folder, step) if step >= 0 else None
+
+
+def _train(
+    run: Run, progress: Progress, train: Feed, val: Feed, reporter: Reporter | None, log: SampleLog
+) -> Progress | None:
+    """Trains to the end; None when the guard or a signal has ended the run, at a checkpoint of the last good state."""
     config, guard = run.config, run.config.train.guard
     for step in range(progress.step, run.total_steps):
         batches, train_at, held_out, val_at = [], progress.train, None, progress.val
@@ -141,6 +179,7 @@ def _train(run: Run, progress: Progress, train: Feed, val: Feed, reporter: Repor
             batches.append(batch)
         if run.step.wants_validation(step):
             held_out, val_at = next(val)
+        log.write(step, [batch.ids for batch in batches], held_out.ids if held_out else None)
         lr = learning_rate(step, run.total_steps, config.train)
         first = step * config.train.accumulate
         samples = [_sample(run, batch, TRAIN, first + i) for i, batch in enumerate(batches)]
@@ -158,22 +197,79 @@ def _train(run: Run, progress: Progress, train: Feed, val: Feed, reporter: Repor
             if reporter:
                 reporter.step(step + 1, progress.train.epoch, lr, train.waits + val.waits, result, run.weights)
             progress = Progress(step + 1, train_at, val_at, progress.skipped)
-        if progress.step % config.train.checkpoint_every == 0 or progress.step == run.total_steps:
-            _report(run, progress)
-        elif progress.step % guard.check_every == 0:
-            check_equal(run.weights, run.world, run.device, progress.step)
+        if not _after_step(run, progress):
+            return None
     if reporter:
         reporter.finish(progress.step, train.waits + val.waits)
+    run.writer.flush()
     return progress
+
+
+def _after_step(run: Run, progress: Progress) -> bool:
+    """Checkpoints, checks and reports that are due; False when the run is to stop, at a complete checkpoint."""
+    train, step = run.config.train, progress.step
+    stop, look = _signs(run)
+    due = step % train.checkpoint_every == 0 or step == run.total_steps
+    if due or stop:
+        _save(run, progress)
+    elif step % train.guard.check_every == 0:
+        check_equal(run.weights, run.world, run.device, step)
+    if look and _preempted(run):
+        if not (due or stop):
+            _save(run, progress)
+        run.writer.flush()
+        if run.leads:
+            say(f"a node is about to be taken away; the checkpoint of step {step} is complete")
+    read_out = train.validate_every is not None and step % train.validate_every == 0 and step < run.total_steps
+    if read_out or due:
+        ray.train.report(_metrics(progress) | (_read_out(run) if read_out and run.leads else {}))
+    if stop:
+        run.writer.flush()
+        if run.leads:
+            say(f"stopped on request: the checkpoint of step {step} is complete")
+    return not stop
+
+
+def _signs(run: Run) -> tuple[bool, bool]:
+    """What all workers are to do alike after this step: stop, and ask about preemption. One small collective."""
+    stop = run.listener.rung
+    now = time.monotonic()
+    look = run.leads and now - run.looked >= LOOK_SECONDS
+    if look:
+        run.looked = now
+    signs = torch.tensor([stop, look, *run.writer.outlook], dtype=torch.int64, device=run.device)
+    stop, look, written, failed = run.world.sum(signs).tolist()
+    run.writer.agreed(written, failed)
+    return bool(stop), bool(look)
+
+
+def _preempted(run: Run) -> bool:
+    """Whether a node of this group is to be taken away that no checkpoint was taken for yet; every rank calls."""
+    info = ray.train.get_preemption_info()
+    if info is None or info == run.warned:
+        return False
+    run.warned = info
+    return True
 
 
 def _stop(run: Run, progress: Progress, error: NonFinite) -> None:
     """Saves the state before the refused step, and says why there is no more."""
-    _report(run, progress)
+    _save(run, progress)
+    run.writer.flush()
     if run.leads:
-        file = run.config.storage / run.config.name / STOPPED
-        file.write_text(json.dumps({"step": error.step, "what": error.what, "tasks": error.tasks, "ids": error.ids}))
+        what = {"step": error.step, "what": error.what, "tasks": error.tasks, "ids": error.ids}
+        (run.folder / STOPPED).write_text(json.dumps({**what, "saved_step": progress.step}))
         say(f"stopped: {error}")
+
+
+def _save(run: Run, progress: Progress) -> None:
+    """Every rank takes part in collecting the state and writes its share of it, while training goes on."""
+    check_equal(run.weights, run.world, run.device, progress.step)
+    run.writer.begin(checkpoint.snapshot(run.engine, run.weights.state_dict(), progress, run.world, run.manifest))
+
+
+def _metrics(progress: Progress) -> dict[str, Any]:
+    return {"step": progress.step, "epoch": progress.train.epoch, "skipped": len(progress.skipped)}
 
 
 def _feed(run: Run, split: str, which: int, start: Position) -> Feed:
@@ -182,7 +278,7 @@ def _feed(run: Run, split: str, which: int, start: Position) -> Feed:
         data.shards,
         split,
         data,
-        batch_size=train.batch_size,
+        batch_size=run.batch_size,
         rank=run.world.rank,
         world_size=run.world.size,
         seed=2 * train.seed + which,
@@ -199,31 +295,34 @@ def _sample(run: Run, faces: Faces, which: int, step: int) -> Sample:
     return prepare(faces.images, faces.landmarks, faces.labels, faces.ids, run.tasks, config, seed, run.world)
 
 
-def _report(run: Run, progress: Progress) -> None:
-    """Every rank takes part in collecting the state; rank 0's folder is the checkpoint."""
-    check_equal(run.weights, run.world, run.device, progress.step)
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(Path(folder), run.engine, run.weights.state_dict(), progress, write=run.leads)
-        saved = ray.train.Checkpoint.from_directory(folder) if run.leads else None
-        ray.train.report({"step": progress.step, "skipped": len(progress.skipped)}, checkpoint=saved)
-
-
-def _finish(run: Run, progress: Progress, folder: Path) -> None:
-    """What the run leaves behind for people and for the next job."""
+def _report_on(run: Run, rows: int) -> dict[str, Any]:
     config = run.config
+    batches = read_split(config.data.shards, config.data.val_split, config.data.image_size, rows)
+    return validate(run.engine.module, batches, run.tasks, config.manipulate, config.train.seed)
+
+
+def _read_out(run: Run) -> dict[str, float]:
+    """The proxy task on held-out photographs, as metrics; the other ranks wait at their report."""
+    report = _report_on(run, run.config.train.validate_rows)
+    return {"coarse_auc": report["coarse_auc"]["value"], "coarse_loss": report["coarse_loss"]}
+
+
+def _finish(run: Run, progress: Progress) -> dict[str, float]:
+    """What the run leaves behind for people and for the next job; the last read-out as metrics."""
+    config, folder = run.config, run.folder
     skipped = [asdict(step) for step in progress.skipped]
     weights = {**run.weights.report(), "history": run.weights.history, "skipped_steps": skipped}
     (folder / "weights.json").write_text(json.dumps(weights))
-    batches = read_split(config.data.shards, config.data.val_split, config.data.image_size, VALIDATION_ROWS)
-    model = run.engine.module
-    assert isinstance(model, JointModel)
-    report = validate(model, batches, run.tasks, config.manipulate, config.train.seed)
+    report = _report_on(run, VALIDATION_ROWS)
     (folder / "validation.json").write_text(json.dumps(report, indent=1))
     provenance = {
-        "manifest": read_manifest(config.data.shards).digest(),
+        "manifest": run.manifest,
         "config": config.model_dump(mode="json"),
         "version": __version__,
         "steps": run.total_steps,
         "lambda": run.weights.as_dict(),
     }
+    model = run.engine.module
+    assert isinstance(model, JointModel)
     save_encoder(freeze(model, run.tasks, config.data.image_size, provenance), folder / "encoder")
+    return {"coarse_auc": report["coarse_auc"]["value"], "coarse_loss": report["coarse_loss"]}

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import yaml
 from safetensors.torch import load_file
 
 from blades_dist.config import IngestConfig, PretrainConfig
@@ -16,7 +15,7 @@ from blades_dist.data.ingest import ingest
 from blades_dist.data.simulate import write_photographs
 from blades_dist.models.export import load_encoder
 from blades_dist.settings import ConfigError
-from blades_dist.training import launch
+from blades_dist.training import identity, launch, store
 
 ROOT = Path(__file__).parents[2]
 STEPS = 8
@@ -77,8 +76,7 @@ def test_a_killed_run_resumes_and_ends_as_an_undisturbed_one(shards: Path) -> No
 
     killed, runs = start(shards, "killed"), shards.parent / "runs"
     end = time.monotonic() + 240
-    registry = runs / "killed" / "checkpoint_manager_snapshot.json"  # Ray Train's: what it would resume from
-    while not (registry.exists() and "checkpoint_" in registry.read_text()) and time.monotonic() < end:
+    while not store.saved(runs / "killed" / store.FOLDER) and time.monotonic() < end:
         assert killed.poll() is None, killed.communicate()[0]
         time.sleep(0.1)
     family = [*psutil.Process(killed.pid).children(recursive=True), psutil.Process(killed.pid)]
@@ -119,12 +117,12 @@ def test_a_run_that_diverges_skips_and_then_stops_at_its_last_good_state(shards:
     folder = shards.parent / "runs" / "diverging"
     assert json.loads((folder / "stopped.json").read_text())["step"] == 1
     assert not (folder / "encoder").exists()
-    (saved,) = (path for path in folder.glob("checkpoint_*") if path.is_dir())
+    saved = store.saved(folder / store.FOLDER)[0]
     assert str(saved) in output, "the message must name the checkpoint"
-    state = json.loads((saved / "state.json").read_text())
+    tensors, state = store.read(saved)
     assert state["progress"]["step"] == 1 and [step["step"] for step in state["progress"]["skipped"]] == [0]
     assert state["weights"]["value"] == [1.0] * 11
-    assert all(value.isfinite().all() for value in load_file(saved / "model.safetensors").values())
+    assert all(value.isfinite().all() for value in tensors.values())
 
 
 @pytest.mark.ray
@@ -151,7 +149,7 @@ def test_a_run_is_its_configuration_and_its_data(shards: Path, tmp_path: Path) -
 
     launch.check(values())
     (tmp_path / "pretrain").mkdir()
-    (tmp_path / "pretrain" / launch.CONFIG).write_text(yaml.safe_dump(launch._identity(launch.check(values()))))
+    identity.write(launch.check(values()), tmp_path / "pretrain")
     launch.check(values(log_every=3))
     with pytest.raises(ConfigError, match=r"another configuration.*\n  train.lr: 1e-05 there, 0.1 now"):
         launch.check(values(lr=0.1))
