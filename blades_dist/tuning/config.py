@@ -145,6 +145,8 @@ class SweepConfig(Config):
                 raise ValueError("generated: objective supervised needs a shard folder of AI faces")
             if self.objective.metric == "tpr" and "fpr" in self.detectors.space:
                 raise ValueError("detectors.space: metric tpr would take the largest fpr; leave fpr out")
+        if not isinstance(self.pretrain.train.workers, int):
+            raise ValueError("pretrain.train.workers: runs side by side need a fixed number each; give one number")
         if self.encoders.scheduler == "population" and self.pretrain.train.schedule != "constant":
             raise ValueError(
                 "pretrain.train.schedule: a population trains in parts that are not known beforehand, which a cosine "

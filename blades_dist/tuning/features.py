@@ -117,8 +117,8 @@ def _manipulated(
     found = []
     batches = read_split(config.data.shards, split, encoder.info.image_size, limit, batch_size)
     for i, batch in enumerate(batches):
-        arrays = (torch.from_numpy(array) for array in (batch["images"], batch["landmarks"], batch["labels"]))
-        sample = prepare(*arrays, batch["ids"], tasks, how, (seed, _STREAM, i), World())
+        images, landmarks, labels = (torch.from_numpy(batch[key]) for key in ("images", "landmarks", "labels"))
+        sample = prepare(images, landmarks, labels, batch["ids"], tasks, how, (seed, _STREAM, i), World())
         found.append(encoder.features((sample.images * 255).round().clamp(0, 255).byte()).cpu().numpy())
     return np.concatenate(found)
 

@@ -60,7 +60,9 @@ class Plan:
             self._proposals.ended(candidate)
 
     def _open(self) -> Run | None:
-        return next((one for one in self._ledger.runs.values() if one.state == "open" and one.name not in self._live), None)
+        return next(
+            (one for one in self._ledger.runs.values() if one.state == "open" and one.name not in self._live), None
+        )
 
     def _wanted(self) -> tuple[int, int] | None:
         """(candidate, seed) whose earlier seeds have all finished."""
@@ -95,6 +97,8 @@ class Plan:
         if config.pretrain.train.threads_per_worker is None and self._threads is not None:
             train["threads_per_worker"] = self._threads
         train["validate_every"] = search.validate_every
+        # Read-outs of all trials are of the same manipulations, whichever they train on.
+        read_out = config.objective.reference.model_copy(update={"photographic_share": 0.5})
         measured = True
         start: dict[str, object] = {}
         if search.scheduler == "population" and run.candidate != DEFAULT:
@@ -108,6 +112,7 @@ class Plan:
                 "name": f"{config.name}-{run.name}",
                 "storage": config.folder / ENCODERS,
                 "train": config.pretrain.train.model_copy(update=train),
+                "read_out": read_out,
                 **start,
             }
         )
@@ -118,5 +123,5 @@ def total_steps(config: PretrainConfig) -> int:
     """Optimiser steps of a whole run."""
     train = config.train
     manifest = read_manifest(config.data.shards)
-    batches = global_batches(manifest, config.data.train_split, train.batch_size * train.workers, train.epochs)
+    batches = global_batches(manifest, config.data.train_split, train.global_batch, train.epochs)
     return min(batches // train.accumulate, train.max_steps or batches)

@@ -87,7 +87,7 @@ class FromOptuna:
         values: dict[str, Any] = {key: candidate.values[key] for key in self._config.encoders.space}
         self._search.add_evaluated_point(
             values,
-            score,  # type: ignore[arg-type]  # what did not finish has none
+            score,  # None where it did not finish
             error=state == "failed",
             pruned=state == "stopped",
             intermediate_values=self._curve(candidate.number),

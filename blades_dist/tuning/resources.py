@@ -20,8 +20,8 @@ def bundles(config: SweepConfig) -> list[Bundle]:
     train, data = config.pretrain.train, config.pretrain.data
     worker: Bundle = {"CPU": train.cpus_per_worker + data.task_cpus}
     if train.gpu:
-        worker["GPU"] = getattr(train, "gpu_per_worker", 1.0)
-    return [worker] * train.workers + [{"CPU": config.driver_cpus}]
+        worker["GPU"] = train.gpu_per_worker
+    return [worker] * train.worker_range[1] + [{"CPU": config.driver_cpus}]
 
 
 def fitting(nodes: Sequence[Mapping[str, float]], run: Sequence[Bundle]) -> int:
@@ -43,14 +43,13 @@ def concurrent_runs(config: SweepConfig) -> int:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     count = fitting(nodes, run)
     if not count:
-        workers, train = len(run) - 1, config.pretrain.train
+        workers = len(run) - 1
         need = " and ".join(f"{amount:g} {name}" for name, amount in run[0].items())
         have = "; ".join(", ".join(f"{node.get(name, 0):g} {name}" for name in run[0]) for node in nodes)
         raise ConfigError(
-            f"pretrain.train.workers: one encoder run needs {need} for each of {workers} workers (train.cpus_per_worker "
-            f"{train.cpus_per_worker:g} and data.task_cpus {config.pretrain.data.task_cpus:g} beside it) and "
-            f"{config.driver_cpus:g} CPU to drive it; the cluster's nodes have: {have}. Use fewer workers, or smaller "
-            "shares"
+            f"pretrain.train.workers: one encoder run needs {need} for each of {workers} workers (of that "
+            f"{config.pretrain.data.task_cpus:g} CPU, data.task_cpus, for decoding) and {config.driver_cpus:g} CPU to "
+            f"drive it; the cluster's nodes have: {have}. Use fewer workers, or a smaller train.cpus_per_worker"
         )
     return min(count, config.concurrent or count)
 
