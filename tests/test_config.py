@@ -9,6 +9,7 @@ import yaml
 
 from blades_dist.config import EvaluateConfig, FitConfig, IngestConfig, PretrainConfig, ServeConfig, SimulateConfig
 from blades_dist.settings import Config, ConfigError, load
+from blades_dist.tuning.config import SweepConfig
 
 ROOT = Path(__file__).parents[1]
 PRESETS = ROOT / "jobs" / "configs"
@@ -20,6 +21,7 @@ STAGES: dict[str, type[Config]] = {
     "fit": FitConfig,
     "evaluate": EvaluateConfig,
     "serve": ServeConfig,
+    "sweep": SweepConfig,
 }
 
 

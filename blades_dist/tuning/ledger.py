@@ -42,11 +42,12 @@ class Run:
 class Ledger:
     """Candidates and runs of a sweep, in the order in which they came; every change is on disk when a call returns."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, repair: bool = True) -> None:
+        """``repair`` is for the one process that writes: it removes what a kill has cut off."""
         self.file = file
         self.candidates: dict[int, Candidate] = {}
         self.runs: dict[str, Run] = {}
-        for event in read_lines(file):
+        for event in read_lines(file, repair):
             self._take(event)
 
     def add(self, candidate: Candidate) -> None:
@@ -117,8 +118,8 @@ def append_line(file: Path, value: dict[str, Any]) -> None:
         os.fsync(out.fileno())
 
 
-def read_lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a file; one that a kill has cut off is removed, so that the next one begins a line.
+def read_lines(file: Path, repair: bool = True) -> Iterator[dict[str, Any]]:
+    """The whole lines of a file; with ``repair`` one that a kill has cut off is removed, so that the next begins a line.
 
     Raises:
         ValueError: a line is not JSON.
@@ -127,7 +128,7 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
         return
     content = file.read_bytes()
     whole = content.rfind(b"\n") + 1
-    if whole < len(content):
+    if whole < len(content) and repair:
         with file.open("r+b") as torn:
             torn.truncate(whole)
     for number, line in enumerate(content[:whole].splitlines(), 1):
