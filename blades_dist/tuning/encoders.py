@@ -43,6 +43,8 @@ def search_encoders(config: SweepConfig, say: Callable[[str], None] = print) -> 
         ended = sum(run.state != "open" for run in ledger.runs.values())
         say(f"encoders: {ended} runs have ended, {begun} go on; {at_once} at a time")
         _tune(config, plan, ledger, at_once, say)
+    if not plan.done():
+        raise SweepError("interrupted; the same command goes on where the runs have left their checkpoints")
     _check(config, ledger)
     return ledger
 

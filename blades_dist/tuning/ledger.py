@@ -119,7 +119,7 @@ def append_line(file: Path, value: dict[str, Any]) -> None:
 
 
 def read_lines(file: Path, repair: bool = True) -> Iterator[dict[str, Any]]:
-    """The whole lines of a file; with ``repair`` one that a kill has cut off is removed, so that the next begins a line.
+    """The whole lines of a file; with ``repair`` what a kill has cut off is removed, so that the next begins a line.
 
     Raises:
         ValueError: a line is not JSON.
