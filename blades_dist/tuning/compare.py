@@ -52,13 +52,18 @@ class Comparison:
     others: dict[str, int]
     generated: bool
 
+    @property
+    def beats(self) -> bool:
+        """Whether the best that was found is better, at 95%."""
+        return self.differences[-1][0].low > 0
+
     def verdict(self) -> str:
         """One sentence on the last contestant, which is the best that was found."""
         found, p = self.differences[-1]
         interval = f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p = {p:.2g}"
         what = "AI faces" if self.generated else "manipulated photographs (no AI face was given)"
         where = f"in mean AUC against {what} on the test split, which no trial saw"
-        if found.low > 0:
+        if self.beats:
             return f"The best found beats the default configuration {where}: {interval}."
         if found.high < 0:
             return f"The best found is worse than the default configuration {where}: {interval}."

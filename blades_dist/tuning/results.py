@@ -60,6 +60,7 @@ def write(found: Found) -> Path:
     html = template.render(
         name=found.config.name,
         verdict=found.comparison.verdict(),
+        beats=found.comparison.beats,
         comparison=comparison_table(found.comparison),
         encoders=encoders,
         detectors=_top(found.rows),

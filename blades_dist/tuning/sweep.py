@@ -53,7 +53,8 @@ def check(config: SweepConfig) -> SweepConfig:
         manifest = read_manifest(pretrain.data.shards)
         for split in ("train", "val", "calibration", TEST):
             manifest.split(split)
-        check_supported(manifest.rows["calibration"], config.fit.fpr)
+        rates = [config.fit.fpr, *(config.detectors.space["fpr"].ends() if "fpr" in config.detectors.space else [])]
+        check_supported(manifest.rows["calibration"], min(float(rate) for rate in rates if rate is not None))
         if generated is not None:
             others = read_manifest(generated)
             if others.kind != "generated":
