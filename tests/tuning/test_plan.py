@@ -85,7 +85,7 @@ def test_optuna_learns_from_what_earlier_starts_have_found(tmp_path: Path) -> No
         lr = 0.1 + 0.9 * number / 25
         ledger.add(Candidate(number, {"train.lr": lr}))
         ledger.start(number, 0)
-        plan.end(f"c{number:03d}-s0", state="finished", score=1 - abs(lr - 0.3))
+        ledger.end(f"c{number:03d}-s0", "finished", score=1 - abs(lr - 0.3))
     again = FromOptuna(sweep, Ledger(ledger.file))
     proposed = []
     for _ in range(8):
@@ -124,7 +124,12 @@ def test_halving_stops_the_worse_and_remembers_its_marks_over_a_restart(tmp_path
     again = Halving(sweep.encoders, 6, Ledger(tmp_path / "ledger.jsonl"))
     for one in (again, halving):
         assert decide(one, "c004-s0" if one is again else "c005-s0", 2, 0.55) == "STOP", "below the median of the marks"
-    assert decide(Halving(sweep.encoders, 6, Ledger(tmp_path / "none.jsonl")), "c004-s0", 3, 0.1) == "CONTINUE"
+    without = Ledger(tmp_path / "other.jsonl")
+    without.add(Candidate(4, {}))
+    without.start(4, 0)
+    assert decide(Halving(sweep.encoders, 6, without), "c004-s0", 3, 0.1) == "CONTINUE", (
+        "without marks nothing is worse"
+    )
     assert decide(halving, "c001-s0", 6, 0.0) == "CONTINUE", "at its end a run is measured"
 
 
