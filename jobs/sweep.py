@@ -2,7 +2,7 @@
 
 import sys
 
-from blades_dist.settings import ConfigError, parse
+from blades_dist.settings import parse
 from blades_dist.tuning.config import SweepConfig
 
 
@@ -19,7 +19,7 @@ def main() -> int:
         config = check(config)
         with cluster(config.ray):
             sweep(config, say)
-    except (ConfigError, SweepError, OSError) as error:
+    except (SweepError, OSError, ValueError) as error:
         print(f"sweep: {error}", file=sys.stderr)
         return 2
     return 0

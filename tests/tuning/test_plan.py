@@ -80,7 +80,7 @@ def test_a_killed_sweep_goes_on_with_what_was_open(tmp_path: Path) -> None:
 def test_optuna_learns_from_what_earlier_starts_have_found(tmp_path: Path) -> None:
     space = {"train.lr": {"low": 0.1, "high": 1.0}}
     sweep = config(tmp_path, encoders={"candidates": 40, "space": space})
-    ledger, plan = opened(sweep)
+    ledger, _ = opened(sweep)
     for number in range(1, 25):
         lr = 0.1 + 0.9 * number / 25
         ledger.add(Candidate(number, {"train.lr": lr}))
