@@ -7,6 +7,7 @@ job reads its own section, so one file describes a whole run. Unknown keys are e
 import math
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -14,6 +15,7 @@ from blades_dist.serving.config import ServiceConfig
 from blades_dist.settings import Config
 
 SPLITS = ("train", "val", "calibration", "test")
+MLFLOW_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 
 
 class RayConfig(Config):
@@ -244,6 +246,49 @@ class GuardConfig(Config):
     check_every: int = Field(100, ge=1, description="steps between checks that lambda is equal on all workers")
 
 
+SinkName = Literal["tensorboard", "mlflow", "wandb"]
+
+
+class SinksConfig(Config):
+    """Who is told a run's scalars; ``metrics.jsonl`` always is."""
+
+    to: tuple[SinkName, ...] = Field(("tensorboard",), description="tensorboard, mlflow, wandb; []: none of them")
+    mlflow_uri: str | None = Field(
+        None, description="tracking server (https://...) or database (sqlite:///...); None: RUN/mlflow.db"
+    )
+    mlflow_experiment: str = Field("blades_dist", min_length=1)
+    wandb_mode: Literal["offline", "online"] = Field(
+        "offline", description="offline: written to RUN/wandb, for `wandb sync`; online: needs a key and the network"
+    )
+    wandb_project: str = Field("blades_dist", min_length=1)
+    wandb_entity: str | None = None
+
+    @field_validator("to")
+    @classmethod
+    def _once(cls, value: tuple[SinkName, ...]) -> tuple[SinkName, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"each at most once, not {', '.join(value)}")
+        return value
+
+    @field_validator("mlflow_uri")
+    @classmethod
+    def _uri(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme.partition("+")[0] not in MLFLOW_SCHEMES:
+            raise ValueError(
+                f"MLflow keeps runs on a server or in a database, so it begins with one of "
+                f"{', '.join(MLFLOW_SCHEMES)}; for a file: sqlite:////absolute/path/mlflow.db"
+            )
+        if parts.scheme.startswith("http") and parts.password is not None:
+            raise ValueError(
+                "a password would be written into the run's config.yaml; set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD for the workers instead"
+            )
+        return value
+
+
 class TrainConfig(Config):
     lr: float = Field(1e-5, gt=0, description="alpha: AdamW's step size")
     weight_decay: float = Field(1e-3, ge=0)
@@ -268,6 +313,9 @@ class TrainConfig(Config):
     clip_norm: float = Field(0.0, ge=0, description="gradient norm bound; 0: none")
     guard: GuardConfig = GuardConfig()
     seed: int = 0
+    deterministic: bool = Field(
+        False, description="only operations that give the same bits every time, one torch thread unless set; slower"
+    )
     checkpoint_every: int = Field(500, ge=1, description="steps; what a failure can cost at most")
     keep_checkpoints: int = Field(3, ge=1, description="the newest so many; older ones stand in for damaged ones")
     validate_every: int | None = Field(
@@ -275,6 +323,7 @@ class TrainConfig(Config):
     )
     validate_rows: int = Field(2000, ge=1, description="validation photographs of such a read-out, at most")
     log_every: int = Field(20, ge=1, description="steps")
+    sinks: SinksConfig = SinksConfig()
     record_samples: bool = Field(False, description="write down which photographs each step saw, in samples/")
     max_failures: int = Field(
         3,

@@ -20,6 +20,7 @@ from ray._private import utils as ray_utils
 from blades_dist.config import RayConfig
 
 LOOPBACK = "127.0.0.1"
+JOB_STOP_SECONDS = 120
 # Ray's own switch for "this node talks to nobody else": it takes 127.0.0.1 as the node's address, and with it every
 # server of the cluster binds to loopback. Ray sets it on desktops only; `ray start` reads the variable.
 LOOPBACK_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -55,8 +56,10 @@ def cluster(config: RayConfig, object_store_bytes: int | None = None) -> Iterato
 
 
 @contextmanager
-def head() -> Iterator[dict[str, str]]:
+def head(num_cpus: int | None = None) -> Iterator[dict[str, str]]:
     """A local cluster with a job server, in processes of its own, on loopback; stopped at the end of the block.
+
+    ``num_cpus`` logical CPUs; None: all.
 
     Yields the environment in which ``ray job submit`` and every job of this project find it. Other clusters of this
     machine are left alone (``ray stop`` would end them too).
@@ -70,10 +73,14 @@ def head() -> Iterator[dict[str, str]]:
     environment = os.environ | LOOPBACK_ENVIRONMENT | {"RAY_AUTH_MODE": "token"}
     # Less of Ray's own chatter (it warns of each folder that it leaves out; .rayignore names them for us).
     environment |= {"RAY_LOGGER_LEVEL": "warning", "RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES": ""}
+    # `ray job stop` kills what has not ended by then; a run saves a checkpoint first. Ray's own default is 3 s.
+    environment.setdefault("RAY_JOB_STOP_WAIT_TIME_S", str(JOB_STOP_SECONDS))
     environment["PATH"] = f"{scripts}{os.pathsep}{environment.get('PATH', '')}"
     subprocess.run([scripts / "ray", "get-auth-token", "--generate"], check=True, capture_output=True, env=environment)
     options = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-host={LOOPBACK}"]
     options += [f"--ray-client-server-port={client}", "--disable-usage-stats", "--include-log-monitor=true"]
+    if num_cpus is not None:
+        options.append(f"--num-cpus={num_cpus}")
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             [scripts / "ray", "start", "--head", "--block", *options], stdout=log, stderr=log, env=environment

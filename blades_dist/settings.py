@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +33,13 @@ def parse(
     ``--print-config`` the resolved whole is printed as YAML and the process exits. A configuration that cannot be
     used ends the process with status 2 and a message naming the key.
     """
+    parser = argument_parser(stage, section, description)
+    options = parser.parse_intermixed_args(arguments)
+    return settle(parser, options, lambda: load(stage, options.section, options.config, options.overrides))
+
+
+def argument_parser(stage: type[Config], section: str, description: str | None = None) -> argparse.ArgumentParser:
+    """What ``parse`` reads, for a job that has options of its own; its result goes to ``settle``."""
     parser = argparse.ArgumentParser(
         description=(description or stage.__doc__ or "").strip(), formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -40,15 +47,28 @@ def parse(
     parser.add_argument("--section", default=section, help="section of the file to read; default: %(default)s")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.lr=1e-4")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def settle(parser: argparse.ArgumentParser, options: argparse.Namespace, make: Callable[[], Stage]) -> Stage:
+    """The configuration that ``make`` returns; prints it with ``--print-config``, ends the process as ``parse`` does
+    when it raises ConfigError."""
     try:
-        config = load(stage, options.section, options.config, options.overrides)
+        config = make()
     except ConfigError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     if options.print_config:
         yaml.safe_dump({options.section: config.model_dump(mode="json")}, sys.stdout, sort_keys=False)
         parser.exit(0)
     return config
+
+
+def override(config: Stage, overrides: Sequence[str]) -> Stage:
+    """``config`` with dotted overrides; raises as ``load``."""
+    values = config.model_dump(mode="json")
+    for item in overrides:
+        _apply(values, item)
+    return validate(type(config), values)
 
 
 def load(stage: type[Stage], section: str, file: Path | None = None, overrides: Sequence[str] = ()) -> Stage:

@@ -9,7 +9,7 @@ from blades_dist.data.records import read_manifest
 from blades_dist.data.report_counts import count
 from blades_dist.data.report_pictures import Originals, contact_sheet, examples, near_duplicates, refused
 from blades_dist.data.report_plots import plots
-from blades_dist.data.shards import write_text
+from blades_dist.files import write_atomically
 
 REPORT = "report.html"
 
@@ -45,5 +45,5 @@ def write_report(folder: Path, target: Path | None = None, sources: Sequence[str
         plots=plots(counts, manifest),
     )
     target = target or folder / REPORT
-    write_text(target, text)
+    write_atomically(target, text)
     return target

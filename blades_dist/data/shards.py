@@ -24,6 +24,7 @@ from blades_dist.data.records import (
     read_manifest,
     shard_schema,
 )
+from blades_dist.files import write_atomically
 from blades_dist.tasks import ABSENT, ORDINAL_TAGS, TAGS
 
 STATE = "ingest.json"  # what the set was made of; not part of its content
@@ -78,8 +79,8 @@ def publish(output: Path, manifest: Manifest, quarantine: Path, state: str) -> N
     A reader finds the old set or the new one, both whole, at every moment; shards of neither go last.
     """
     os.replace(quarantine, output / QUARANTINE)
-    write_text(output / STATE, state)
-    write_text(output / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+    write_atomically(output / STATE, state)
+    write_atomically(output / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
     tidy(output, manifest)
 
 
@@ -89,16 +90,6 @@ def tidy(output: Path, manifest: Manifest) -> None:
     for file in output.iterdir():
         if _SHARD_NAME.fullmatch(file.name) and file.name not in named:
             file.unlink()
-
-
-def write_text(file: Path, text: str) -> None:
-    """Writes a text file so that readers see the old or the new one, never half of it."""
-    temporary = file.with_name(file.name + ".tmp")
-    with temporary.open("w") as opened:
-        opened.write(text)
-        opened.flush()
-        os.fsync(opened.fileno())
-    os.replace(temporary, file)
 
 
 def verify(folder: Path) -> list[str]:

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 
 from blades_dist.data.pipeline.place import digest
 from blades_dist.data.records import Manifest, read_manifest
-from blades_dist.data.shards import write_text
 from blades_dist.evaluate.equalised_set import Count, shorter_sides, write_set
+from blades_dist.files import write_atomically
 
 RECORD = "equalised.json"
 PHOTOGRAPHS, GENERATED = "photographs", "generated"  # folders of the output, and the kinds of what is in them
@@ -92,7 +92,7 @@ def equalise(
         for kind, folder in inputs.items():
             counts += write_set(folder, manifests[kind], wanted[kind], staged / kind, side, quality)
         made = Equalised(output / PHOTOGRAPHS, output / GENERATED, side, quality, tuple(counts))
-        write_text(staged / RECORD, _record(made, key, staged, settings))
+        write_atomically(staged / RECORD, _record(made, key, staged, settings))
         _put(staged, output)
     finally:
         shutil.rmtree(staged, ignore_errors=True)

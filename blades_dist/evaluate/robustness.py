@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from blades_dist.config import RobustnessConfig
-from blades_dist.data.pipeline.place import write_file
 from blades_dist.detect.bundle import load_detector
 from blades_dist.detect.detector import Detector
 from blades_dist.detect.extract import Request, compute, extract
@@ -24,6 +23,7 @@ from blades_dist.evaluate.assess import assess
 from blades_dist.evaluate.inputs import EvaluationError, check_set, named
 from blades_dist.evaluate.remarks import simulated, versions
 from blades_dist.evaluate.scoring import SPLIT, TestSet, about, answers, rows_of
+from blades_dist.files import write_atomically
 from blades_dist.perturb import GRID
 
 Say = Callable[[str], None]
@@ -136,11 +136,7 @@ def _write(grid: grid_report.Grid, folder: Path) -> Path:
         "robustness.html": grid_report.to_html(grid),
     }
     for name, text in texts.items():
-        write_file(folder / name, partial(_put, text=text))
+        write_atomically(folder / name, text)
     print(grid_report.summary(grid))
     print(f"report: {folder / 'robustness.html'}", flush=True)
     return folder / "robustness.html"
-
-
-def _put(file: Path, text: str) -> None:
-    file.write_text(text, encoding="utf-8")

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from blades_dist.files import write_atomically
 from blades_dist.models.encoder_info import EncoderInfo, read_info
 from blades_dist.models.frozen import FrozenEncoder, digest
 from blades_dist.models.joint import JointModel, eager
@@ -76,7 +77,7 @@ def save_encoder(encoder: FrozenEncoder, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.contiguous().cpu() for name, value in encoder.state_dict().items()}
     save_file(state, folder / WEIGHTS)
-    (folder / DESCRIPTION).write_text(json.dumps(encoder.info.model_dump(mode="json"), indent=1) + "\n")
+    write_atomically(folder / DESCRIPTION, json.dumps(encoder.info.model_dump(mode="json"), indent=1) + "\n")
 
 
 def load_encoder(folder: Path) -> FrozenEncoder:

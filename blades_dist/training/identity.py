@@ -9,12 +9,15 @@ from pydantic import ValidationError
 
 from blades_dist.config import PretrainConfig
 from blades_dist.data.records import read_manifest
-from blades_dist.settings import ConfigError
+from blades_dist.files import write_atomically
+from blades_dist.settings import ConfigError, validate
 
 CONFIG = "config.yaml"  # in a run folder
 # What may differ when a run of the same name goes on: how it is run, not what it computes. Workers and their batch size
 # stand here too, because what counts is their product, the global batch.
 FREE_KEYS = (
+    "name",  # with storage: where the run lies, which may be moved
+    "storage",
     "ray",
     "start_from",
     "train.workers",
@@ -42,9 +45,7 @@ def is_free(key: str) -> bool:
 def write(config: PretrainConfig, folder: Path) -> None:
     """Leaves the resolved configuration and the digest of its data in the run folder."""
     record = {"manifest": read_manifest(config.data.shards).digest(), **config.model_dump(mode="json")}
-    temporary = folder / f".{CONFIG}"
-    temporary.write_text(yaml.safe_dump(record, sort_keys=False))
-    temporary.replace(folder / CONFIG)
+    write_atomically(folder / CONFIG, yaml.safe_dump(record, sort_keys=False))
 
 
 def check_same_run(config: PretrainConfig, folder: Path) -> None:
@@ -57,18 +58,48 @@ def check_same_run(config: PretrainConfig, folder: Path) -> None:
     if not file.is_file():
         return
     record = yaml.safe_load(file.read_text())
-    old = dict(_compared(_completed(record), record.get("manifest")))
-    new = dict(_compared(config, read_manifest(config.data.shards).digest()))
-    changed = [
-        f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
+    changed = differences(_completed(record), config)
+    old, new = record.get("manifest"), read_manifest(config.data.shards).digest()
+    if old != new:
+        changed.insert(0, f"manifest: {old!r} there, {new!r} now")
     if changed:
         raise ConfigError(
             f"run {config.name!r} exists in {folder} with another configuration; choose another name, "
             "or delete that folder to start anew:\n  " + "\n  ".join(changed)
         )
+
+
+def read(folder: Path) -> PretrainConfig:
+    """The configuration of the run in ``folder``, with the name and the storage that the folder has now.
+
+    Raises:
+        ConfigError: there is no run, or it is of a version whose configuration this one does not understand.
+    """
+    file = folder / CONFIG
+    try:
+        record = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"{folder} is not the folder of a pretraining run: {CONFIG}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file} is not YAML: {error}") from None
+    if not isinstance(record, dict):
+        raise ConfigError(f"{file} is not the configuration of a run")
+    values = {key: value for key, value in record.items() if key != "manifest"}
+    place = folder.resolve()
+    try:
+        return validate(PretrainConfig, values | {"name": place.name, "storage": str(place.parent)})
+    except ConfigError as error:
+        raise ConfigError(f"{file} is not a configuration that this version can use: {error}") from None
+
+
+def differences(old: PretrainConfig | dict[str, Any], new: PretrainConfig) -> list[str]:
+    """What two configurations of one run may not differ in and do, a line a key."""
+    there, now = dict(_compared(old)), dict(_compared(new))
+    return [
+        f"{key}: {there.get(key)!r} there, {now.get(key)!r} now"
+        for key in sorted(there.keys() | now.keys())
+        if there.get(key) != now.get(key)
+    ]
 
 
 def _completed(record: dict[str, Any]) -> PretrainConfig | dict[str, Any]:
@@ -80,17 +111,17 @@ def _completed(record: dict[str, Any]) -> PretrainConfig | dict[str, Any]:
         return values
 
 
-def _compared(config: PretrainConfig | dict[str, Any], manifest: str | None) -> Iterator[tuple[str, Any]]:
-    yield "manifest", manifest
+def _compared(config: PretrainConfig | dict[str, Any]) -> Iterator[tuple[str, Any]]:
     if isinstance(config, PretrainConfig):
         yield "the global batch (train.batch_size x train.workers)", config.train.global_batch
         config = config.model_dump(mode="json")
-    yield from ((key, value) for key, value in _flat(config) if not is_free(key))
+    yield from ((key, value) for key, value in flat(config) if not is_free(key))
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested sections by dotted keys."""
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from blades_dist.data.records import read_manifest
 from blades_dist.models.export import DESCRIPTION
 from blades_dist.settings import ConfigError
 from blades_dist.training import identity, store
+from blades_dist.training.sinks import check_sinks
 from blades_dist.training.stopping import Stop
 from blades_dist.training.summary import plot_trajectories, summary
 from blades_dist.training.worker import STOPPED, pretrain_worker
@@ -47,6 +49,7 @@ def check(config: PretrainConfig) -> PretrainConfig:
     data = config.data.model_copy(update={"shards": _absolute(config.data.shards)})
     start = None if config.start_from is None else _absolute(config.start_from)
     config = config.model_copy(update={"storage": _absolute(config.storage), "data": data, "start_from": start})
+    check_sinks(config)
     _check_data(config)
     identity.check_same_run(config, config.storage / config.name)
     _check_start(config)
@@ -104,7 +107,7 @@ def build_trainer(config: PretrainConfig, callbacks: Sequence[UserCallback] = ()
         resources["GPU"] = train.gpu_per_worker
     return TorchTrainer(
         pretrain_worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "bell": bell},
+        train_loop_config={"config": config.model_dump(mode="json"), "bell": bell, "command": sys.argv},
         torch_config=TorchConfig(backend="nccl" if train.gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=train.workers,

@@ -1,26 +1,37 @@
-"""What a person sees of a run while it trains, and how fast it was: log lines, TensorBoard events, ``speed.json``."""
+"""What a person sees of a run while it trains, and how fast it was: log lines, scalars for sinks, ``speed.json``."""
 
 import json
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
-
 from blades_dist.bilevel.weights import TaskWeights
+from blades_dist.files import write_atomically
 from blades_dist.training.feed import Waits
 from blades_dist.training.loop import StepResult
+from blades_dist.training.sinks import Scalars, Sink
 
 SPEED = "speed.json"  # in the run folder: since the run's last start
 
 
 class Reporter:
-    """Writes every ``every``-th step; only the rank that reports has one."""
+    """Tells every ``every``-th step, to the log and to ``sinks``; only the rank that reports has one."""
 
-    def __init__(self, folder: Path, every: int, first: int, total: int, images_a_step: int, proxy: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        every: int,
+        first: int,
+        total: int,
+        images_a_step: int,
+        proxy: int,
+        sinks: Sequence[Sink] = (),
+    ) -> None:
         self.folder, self.every, self.total = folder, every, total
         self.images_a_step, self.proxy = images_a_step, proxy
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
+        self._sinks = sinks
         self._begin = self._mark = time.monotonic()
         self._first = self._marked = first
         self._waits = Waits()
@@ -44,7 +55,8 @@ class Reporter:
             f"sum {sum(losses.values()):.3f} | coarse {losses['face_coarse']:.4f}{val} | "
             f"lambda {_brief(weights)} | data wait {share:.0%}"
         )
-        self._write(step, lr, rate, share, losses, result, weights)
+        speed = {"speed/images_per_second": rate, "speed/data_wait_share": share}
+        self.scalars(step, {"train/lr": lr} | speed | _scalars(losses, result, weights))
         self._mark, self._marked, self._waits = now, step, waits
 
     def finish(self, step: int, waits: Waits) -> None:
@@ -61,37 +73,34 @@ class Reporter:
             "data_wait_share": waits.later / seconds,
             "first_batch_seconds": waits.start,
         }
-        (self.folder / SPEED).write_text(json.dumps(speed, indent=1))
-        self._writer.add_scalar("speed/data_wait_share_of_run", speed["data_wait_share"], step)
+        write_atomically(self.folder / SPEED, json.dumps(speed, indent=1) + "\n")
         say(
             f"{steps} steps in {_clock(seconds)} | {speed['images_per_second']:.0f} images/s | "
             f"data wait {speed['data_wait_share']:.1%} of it, and {waits.start:.1f} s for the first batches before"
         )
 
-    def _write(
-        self,
-        step: int,
-        lr: float,
-        rate: float,
-        share: float,
-        losses: dict[str, float],
-        result: StepResult,
-        weights: TaskWeights,
-    ) -> None:
-        scalars = {"train/lr": lr, "speed/images_per_second": rate, "speed/data_wait_share": share}
-        scalars |= {f"loss/{name}": value for name, value in losses.items()}
-        scalars |= {f"lambda/{name}": value for name, value in weights.as_dict().items()}
-        scalars["train/gradient_norm"] = result.gradient_norm
-        if result.val_losses is not None and result.hypergradient is not None:
-            values = zip(weights.names, result.val_losses.tolist(), result.hypergradient.tolist(), strict=True)
-            for name, val, hyper in values:
-                scalars |= {f"val/{name}": val, f"hypergradient/{name}": hyper}
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+    def scalars(self, step: int, values: Scalars) -> None:
+        """Hands values after 1-based ``step`` to every sink."""
+        for sink in self._sinks:
+            sink.scalars(step, values)
 
     def close(self) -> None:
-        self._writer.close()
+        """Closes the sinks."""
+        with ExitStack() as open_ends:
+            for sink in self._sinks:
+                open_ends.callback(sink.close)
+
+
+def _scalars(losses: dict[str, float], result: StepResult, weights: TaskWeights) -> dict[str, float]:
+    """What one step says of each task, and the gradient's norm."""
+    scalars = {f"loss/{name}": value for name, value in losses.items()}
+    scalars |= {f"lambda/{name}": value for name, value in weights.as_dict().items()}
+    scalars["train/gradient_norm"] = result.gradient_norm
+    if result.val_losses is not None and result.hypergradient is not None:
+        values = zip(weights.names, result.val_losses.tolist(), result.hypergradient.tolist(), strict=True)
+        for name, val, hyper in values:
+            scalars |= {f"val/{name}": val, f"hypergradient/{name}": hyper}
+    return scalars
 
 
 def say(line: str) -> None:

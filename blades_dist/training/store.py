@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from blades_dist.bilevel.reduce import World
+from blades_dist.files import sync_folder
 from blades_dist.training.checkpoint import Snapshot
 
 FOLDER = "checkpoints"  # in a run folder
@@ -240,11 +241,11 @@ class Writer:
             note.unlink()
         content = {"schema_version": SCHEMA, "parts": parts, "state": snapshot.state}
         _write(place / INDEX, json.dumps({"sha256": _digest(content), "content": content}).encode())
-        _sync_folder(place)
+        sync_folder(place)
         if target.exists():  # of a start that was cut off after the rename and resumed from an older one
             shutil.rmtree(target)
         place.rename(target)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
         for old in saved(self.folder)[self.keep :]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -278,14 +279,6 @@ def _write(file: Path, data: bytes) -> None:
         opened.write(data)
         opened.flush()
         os.fsync(opened.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _digest(content: Any) -> str:

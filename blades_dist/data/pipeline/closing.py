@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from blades_dist.data.pipeline.place import Place, write_file
+from blades_dist.data.pipeline.place import Place
 from blades_dist.data.pipeline.resolving import dropped
 from blades_dist.data.records import quarantine_schema
+from blades_dist.files import write_through
 
 
 def close(place: Place) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def close(place: Place) -> dict[str, Any]:
                 if len(table):
                     writer.write_table(table.cast(quarantine_schema()))
 
-    write_file(quarantine_file(place), write)
+    write_through(quarantine_file(place), write)
     return {name: dict(sorted(counts.items())) for name, counts in totals.items()}
 
 

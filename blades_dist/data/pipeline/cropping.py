@@ -16,9 +16,10 @@ from blades_dist.data.crops import Outcome, Photo, given_column, part_schema, sp
 from blades_dist.data.decode import Rejected
 from blades_dist.data.duplicates import perceptual_hash
 from blades_dist.data.pipeline.listing import entry_of, source_of
-from blades_dist.data.pipeline.place import Place, digest, photo_digest, write_file, write_table
+from blades_dist.data.pipeline.place import Place, digest, photo_digest, write_table
 from blades_dist.data.records import label_column
 from blades_dist.data.sandbox import PhotoProcess
+from blades_dist.files import write_through
 from blades_dist.tasks import ABSENT, ORDINAL_TAGS
 
 _BUFFERED = 64 * 2**20  # bytes of images that a part holds in memory, a split
@@ -57,7 +58,7 @@ def crop_part(unit: tuple[int, int], place: Place, config: IngestConfig) -> int:
     outcomes = place.cached("outcomes", key)
     if not outcomes.exists():
         collected: list[dict[str, Any]] = []
-        write_file(place.cached("parts", key), lambda file: _crop(rows, key, file, collected, place.run, config))
+        write_through(place.cached("parts", key), lambda file: _crop(rows, key, file, collected, place.run, config))
         write_table(pa.Table.from_pylist(collected, OUTCOMES), outcomes)
     return len(rows)
 

@@ -14,10 +14,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from blades_dist.config import SPLITS, IngestConfig
-from blades_dist.data.pipeline.place import Place, digest, write_file
+from blades_dist.data.pipeline.place import Place, digest
 from blades_dist.data.pipeline.resolving import dropped
 from blades_dist.data.records import Shard
 from blades_dist.data.shards import file_sha256, pack, shard_name
+from blades_dist.files import write_atomically, write_through
 from blades_dist.tasks import ORDINAL_TAGS
 
 Edges = Mapping[str, tuple[float, float]]
@@ -89,12 +90,12 @@ def pack_shard(unit: dict[str, Any], place: Place, config: IngestConfig, edges: 
         built = place.cached("shards", record.stem)
         parts = [(place.cached("parts", part), photos) for part, photos in _by_part(chosen)]
         groups: list[int] = []
-        write_file(built, lambda file: groups.extend(pack(parts, file, unit["split"], edges, config.rows_per_group)))
+        write_through(built, lambda file: groups.extend(pack(parts, file, unit["split"], edges, config.rows_per_group)))
         sha256 = file_sha256(built)
         name = shard_name(unit["split"], unit["number"], sha256)
         shard = Shard(name=name, split=unit["split"], rows=sum(groups), row_groups=groups, sha256=sha256)
         built.replace(config.output / name)
-        write_file(record, lambda file: file.write_text(shard.model_dump_json()))
+        write_atomically(record, shard.model_dump_json())
     return shard.model_dump()
 
 

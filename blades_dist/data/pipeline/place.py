@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import os
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from blades_dist.config import IngestConfig
+from blades_dist.files import write_through
 
 VERSION = 3  # of what ingest makes of the same files; raised when that changes
 # What does not change what becomes of a single photo.
@@ -46,20 +46,7 @@ class Place:
 
 def write_table(table: pa.Table, target: Path, **options: Any) -> None:
     """Writes a Parquet file that appears whole or not at all."""
-    write_file(target, lambda file: pq.write_table(table, file, **options))
-
-
-def write_file(target: Path, write: Callable[[Path], Any]) -> None:
-    """Calls ``write`` with a temporary path beside ``target`` and moves what it wrote there into place."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_through(target, lambda file: pq.write_table(table, file, **options))
 
 
 def digest(*parts: Any) -> str:
