@@ -12,9 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 from blades_dist.bilevel.reduce import World
 from blades_dist.config import ExtractConfig, ManipulateConfig, PretrainConfig
-from blades_dist.data.pipeline.place import write_file
 from blades_dist.data.read import read_split
 from blades_dist.detect.extract import Request, extract
+from blades_dist.files import write_through
 from blades_dist.models.export import encoder_digest, load_encoder
 from blades_dist.tasks import task_set
 from blades_dist.training.sample import prepare
@@ -94,7 +94,7 @@ def manipulated(encoder: Path, split: str, config: SweepConfig) -> np.ndarray:
                 gpu,
             )
         )
-        write_file(target, lambda file: save_file({"features": found}, file))
+        write_through(target, lambda file: save_file({"features": found}, file))
     return load_file(target)["features"]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from blades_dist.config import PretrainConfig
 from blades_dist.data.order import global_batches
 from blades_dist.data.records import read_manifest
+from blades_dist.files import write_atomically
 from blades_dist.settings import Config
 from blades_dist.tuning.config import SweepConfig, applied
 from blades_dist.tuning.ledger import DEFAULT, Candidate, Ledger, Run
@@ -86,8 +87,7 @@ class Plan:
     def _written(self, run: Run) -> Path:
         file = self._config.folder / JOBS / f"{run.name}.json"
         if not file.is_file():  # a job stays what it was when a sweep goes on
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(self._job(run).model_dump_json(indent=1))
+            write_atomically(file, self._job(run).model_dump_json(indent=1))
         return file
 
     def _job(self, run: Run) -> Job:

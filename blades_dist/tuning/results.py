@@ -10,6 +10,7 @@ from typing import Any
 from blades_dist import page
 from blades_dist.evaluate.estimate import Estimate
 from blades_dist.figures import Plot, plot
+from blades_dist.files import write_atomically
 from blades_dist.tuning.compare import Comparison
 from blades_dist.tuning.config import SweepConfig, defaults
 from blades_dist.tuning.detectors import Row
@@ -41,10 +42,10 @@ def write(found: Found) -> Path:
     encoders, detectors = encoder_table(found), detector_table(found.rows)
     _csv(folder / "encoders.csv", encoders)
     _csv(folder / "detectors.csv", detectors)
-    (folder / TABLE).write_text(markdown(found, weights), encoding="utf-8")
+    write_atomically(folder / TABLE, markdown(found, weights))
     drawn = plots(found, weights)
     for one in drawn:
-        (folder / f"{one.name}.png").write_bytes(one.light)
+        write_atomically(folder / f"{one.name}.png", one.light)
     result = {
         "best": asdict(found.best),
         "encoder": _values(found, found.best.candidate),
@@ -55,7 +56,7 @@ def write(found: Found) -> Path:
         "detectors": [asdict(row) for row in found.rows],
         "config": found.config.model_dump(mode="json"),
     }
-    (folder / RESULT).write_text(json.dumps(page.without_nan(result), indent=1), encoding="utf-8")
+    write_atomically(folder / RESULT, json.dumps(page.without_nan(result), indent=1))
     template = page.environment("blades_dist.tuning").get_template("sweep.html.j2")
     html = template.render(
         name=found.config.name,
@@ -70,7 +71,7 @@ def write(found: Found) -> Path:
         plots=drawn,
         config=found.config.model_dump(mode="json"),
     )
-    (folder / PAGE).write_text(html, encoding="utf-8")
+    write_atomically(folder / PAGE, html)
     return folder / PAGE
 
 

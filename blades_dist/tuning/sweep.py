@@ -11,6 +11,7 @@ import yaml
 from blades_dist.data.records import read_manifest
 from blades_dist.detect.calibrate import check_supported
 from blades_dist.detect.fit import fit_detector
+from blades_dist.files import write_atomically
 from blades_dist.settings import ConfigError
 from blades_dist.training import launch
 from blades_dist.tuning.compare import Contestant, compare
@@ -77,7 +78,7 @@ def sweep(config: SweepConfig, say: Say = print) -> Path:
     """
     config.folder.mkdir(parents=True, exist_ok=True)
     with _alone(config.folder):
-        (config.folder / CONFIG).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        write_atomically(config.folder / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         ledger = search_encoders(config, say)
         rows = search_detectors(config, ledger, say)
         best = max((row for row in rows if row.score is not None), key=lambda row: row.score or 0.0)

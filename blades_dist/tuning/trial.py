@@ -7,7 +7,7 @@ from typing import Any
 from ray import tune
 from ray.tune.trainable import wrap_function
 
-from blades_dist.data.pipeline.place import write_file
+from blades_dist.files import write_atomically
 from blades_dist.models.export import DESCRIPTION
 from blades_dist.training.worker import STOPPED
 from blades_dist.tuning.drive import METRIC, Drive
@@ -59,7 +59,7 @@ def _measured(job: Job) -> dict[str, Any]:
         seed = job.sweep.fit.seed + job.pretrain.train.seed - job.sweep.pretrain.train.seed
         found = terms(job.sweep.fit, faces, seed, job.sweep.objective)
         result = {"terms": found, "score": score(found, job.sweep.objective)}
-        write_file(file, lambda path: path.write_text(json.dumps(result, indent=1)))
+        write_atomically(file, json.dumps(result, indent=1))
     return dict(json.loads(file.read_text()))
 
 
