@@ -33,6 +33,7 @@ from blades_dist.data.simulation.generators import FAMILIES
 from blades_dist.detect.extract import Request, extract
 from blades_dist.raylocal import cluster
 from blades_dist.settings import load
+from blades_dist.training.record import read_record
 from blades_dist.tuning.config import SweepConfig
 from blades_dist.tuning.detectors import Row, detector_config, encoders_of
 from blades_dist.tuning.encoders import LEDGER, search_encoders
@@ -91,12 +92,14 @@ def configured(folder: Path, options: argparse.Namespace) -> SweepConfig:
         f"pretrain.data.shards={folder / 'shards' / 'photographs'}",
         f"generated={folder / 'shards' / 'generated'}",
         f"pretrain.train.epochs={options.epochs}",
-        "pretrain.train.warmup_steps=5",
-        "pretrain.train.checkpoint_every=9",
+        # Few photographs: small batches, so that there are some steps to learn in.
+        "pretrain.train.batch_size=16",
+        "pretrain.train.warmup_steps=10",
+        "pretrain.train.checkpoint_every=28",
         f"encoders.candidates={options.candidates}",
         f"encoders.seeds={options.seeds}",
-        "encoders.validate_every=9",
-        "encoders.grace=18",
+        "encoders.validate_every=28",
+        "encoders.grace=56",
         f"detectors.trials={options.trials}",
         f"ray.num_cpus={CPUS}",
     ]
@@ -155,11 +158,12 @@ def killed_once(folder: Path) -> dict[str, str]:
 
 def report(folder: Path, options: argparse.Namespace, killed: dict[str, str], seconds: float) -> str:
     """Markdown of everything."""
-    config, log = configured(folder, options), (folder / LOG).read_text()
+    config = configured(folder, options)
     result, ledger = json.loads((config.folder / RESULT).read_text()), Ledger(config.folder / LEDGER)
     states = [run.state for run in ledger.runs.values()]
-    resumed = [name for name, state in killed.items() if state == "open" and _went_on(config, name, log)]
-    repeated = [name for name, state in killed.items() if state != "open" and _went_on(config, name, log)]
+    starts = {name: _starts(config, name) for name in killed}
+    resumed = [f"{name} from step {starts[name][-1]}" for name, state in killed.items() if state == "open"]
+    repeated = [name for name, state in killed.items() if state != "open" and len(starts[name]) > 1]
     rows = [Row(**row) for row in result["detectors"]]
     stopped_at = {run.name: run.reports[-1][0] for run in ledger.runs.values() if run.state == "stopped"}
     left = json.loads((config.folder / LEFT).read_text())
@@ -173,8 +177,8 @@ def report(folder: Path, options: argparse.Namespace, killed: dict[str, str], se
         f"end), Ray with {CPUS} logical CPUs",
         f"- Python {platform.python_version()}, Ray {version('ray')}, Optuna {version('optuna')}, "
         f"PyTorch {version('torch')}, scikit-learn {version('scikit-learn')}",
-        f"- {options.photographs} photographs of 128 pixels, {options.epochs} epochs a run, {options.seeds} seeds a "
-        f"configuration; demo's model and spaces",
+        f"- {options.photographs} photographs of 128 pixels, {options.epochs} epochs a run in batches of 16, "
+        f"{options.seeds} seeds a configuration; the demo's model and spaces",
         f"- {len(states)} encoder runs: {states.count('finished')} finished, {states.count('stopped')} stopped early "
         f"(at steps {', '.join(map(str, sorted(stopped_at.values()))) or '-'} of "
         f"{max(run.reports[-1][0] for run in ledger.runs.values() if run.reports)}), {states.count('failed')} failed; "
@@ -231,10 +235,9 @@ def _spearman(first: np.ndarray, second: np.ndarray) -> float:
     return float("nan") if np.ptp(first) == 0 or np.ptp(second) == 0 else float(spearmanr(first, second).statistic)
 
 
-def _went_on(config: SweepConfig, run: str, log: str) -> bool:
-    """Whether a run trained again after the kill: TensorBoard has an event file a start of its training."""
-    folder = config.folder / ENCODERS / f"{config.name}-{run}" / "tensorboard"
-    return len(list(folder.glob("events.*"))) > 1
+def _starts(config: SweepConfig, run: str) -> list[int]:
+    """The steps at which a run's training has started, the first one at 0."""
+    return [start["step"] for start in read_record(config.folder / ENCODERS / f"{config.name}-{run}")["starts"]]
 
 
 def _command(folder: Path) -> list[str]:

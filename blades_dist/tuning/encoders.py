@@ -51,7 +51,7 @@ def search_encoders(config: SweepConfig, say: Callable[[str], None] = print) -> 
 
 def _tune(config: SweepConfig, plan: Plan, ledger: Ledger, at_once: int, say: Callable[[str], None]) -> None:
     # One logger a result format, and a table a trial's every report, are nothing that anyone here reads.
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     steps = total_steps(config.pretrain)
     halving = Halving(config.encoders, steps, ledger) if config.encoders.scheduler == "asha" else None
