@@ -98,7 +98,8 @@ def _search(
     faces = [faces_of(folder, config) for folder in encoders_of(config, ledger, candidate)]
     shared = ray.put(faces)
     slots = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    numbers = iter(range(len(rows), config.detectors.trials))
+    ended = {row.number for row in rows}  # in the order of their ends, so not the first so many
+    numbers = iter([number for number in range(config.detectors.trials) if number not in ended])
     running: dict[Any, tuple[int, optuna.Trial, dict[str, Any]]] = {}
     while True:
         while len(running) < slots and (number := next(numbers, None)) is not None:

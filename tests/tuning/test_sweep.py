@@ -103,7 +103,7 @@ def test_a_sweep_ends_with_tables_a_page_and_a_bundle(taken_up: tuple[SweepConfi
     )
     assert found["comparison"]["verdict"] in (place / "table.md").read_text()
     for name in ("summary.html", "encoders.csv", "parallel_encoders.png", "parallel_detectors.png", "importance.png"):
-        assert (place / name).stat().st_size > 500, name
+        assert (place / name).stat().st_size > 100, name
     text = page.read_text()
     assert "<script" not in text and 'src="http' not in text and found["comparison"]["verdict"] in text
     bundle = load_detector(place / "best")
