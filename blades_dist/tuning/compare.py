@@ -44,21 +44,27 @@ class Measured:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``contestants`` with the default first; ``differences`` of each later one from it: mean AUC, and its p-value."""
+    """``contestants`` with the default first; ``differences`` of each later one from it: mean AUC, and its p-value.
+
+    ``same``: the best that was found is the default itself.
+    """
 
     contestants: list[Measured]
     differences: list[tuple[Estimate, float]]
     photographs: int
     others: dict[str, int]
     generated: bool
+    same: bool = False
 
     @property
     def beats(self) -> bool:
         """Whether the best that was found is better, at 95%."""
-        return self.differences[-1][0].low > 0
+        return not self.same and self.differences[-1][0].low > 0
 
     def verdict(self) -> str:
         """One sentence on the last contestant, which is the best that was found."""
+        if self.same:
+            return "The best found is the default configuration itself: no trial scored higher on the validation split."
         found, p = self.differences[-1]
         interval = f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p = {p:.2g}"
         what = "AI faces" if self.generated else "manipulated photographs (no AI face was given)"
@@ -100,7 +106,9 @@ def compare(config: SweepConfig, contestants: Sequence[Contestant]) -> Compariso
         )
         ranked.append(mean)
     differences = [(difference(other, ranked[0], CONFIDENCE), difference_p(other, ranked[0])) for other in ranked[1:]]
-    return Comparison(measured, differences, photographs, sizes, config.generated is not None)
+    first, last = contestants[0], contestants[-1]
+    same = first.encoders == last.encoders and first.detector.model_dump() == last.detector.model_dump()
+    return Comparison(measured, differences, photographs, sizes, config.generated is not None, same)
 
 
 def _mean(runs: Sequence[Ranked]) -> Ranked:
