@@ -116,7 +116,7 @@ def drive(folder: Path, options: argparse.Namespace) -> None:
     with cluster(config.ray):
         search_encoders(config, say)
         end = time.monotonic() + 30
-        while (left := left_over())["placement groups"] and time.monotonic() < end:
+        while any((left := left_over()).values()) and time.monotonic() < end:
             time.sleep(1)  # removed, but not yet in Ray's table
         (config.folder / LEFT).write_text(json.dumps(left))
         say(f"left over: {left}")
@@ -131,6 +131,7 @@ def left_over() -> dict[str, int]:
         "placement groups": len(groups),
         "Train workers": sum(name.startswith("ray::RayTrainWorker") for name in names),
         "Train controllers": sum(name.startswith("ray::TrainController") for name in names),
+        "placement group cleaners": sum(name.startswith("ray::PlacementGroupCleaner") for name in names),
     }
 
 
