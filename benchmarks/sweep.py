@@ -38,7 +38,7 @@ from blades_dist.tuning.config import SweepConfig
 from blades_dist.tuning.detectors import Row, detector_config, encoders_of
 from blades_dist.tuning.encoders import LEDGER, search_encoders
 from blades_dist.tuning.features import by_source, extraction, faces_of
-from blades_dist.tuning.ledger import Ledger
+from blades_dist.tuning.ledger import Ledger, Run
 from blades_dist.tuning.objective import area, fit_head
 from blades_dist.tuning.plan import ENCODERS
 from blades_dist.tuning.results import RESULT, TABLE, table
@@ -47,7 +47,8 @@ from blades_dist.tuning.sweep import check, sweep
 ROOT = Path(__file__).parents[1]
 PRESET = ROOT / "jobs" / "configs" / "demo.yaml"
 CPUS = 2
-LEFT, LOG = "left_over.json", "driver.log"
+LEFT, LOG, KILLED = "left_over.json", "driver.log", "killed.json"
+HALFWAY = 28, 112  # steps of a run that is killed
 
 
 def main() -> None:
@@ -136,25 +137,36 @@ def left_over() -> dict[str, int]:
 
 
 def killed_once(folder: Path) -> dict[str, str]:
-    """Starts the driver, kills it with all below it, and returns the state of every run then."""
-    file = folder / "sweep" / LEDGER
-    if file.is_file():
-        raise SystemExit(f"{folder / 'sweep'} has been begun already; remove it, or choose another --folder")
-    with (folder / LOG).open("w") as log:
+    """Starts the driver, kills it with all below it while a run is halfway, and returns the state of every run then.
+
+    What was killed already, by an earlier start of this benchmark, is not killed again.
+    """
+    file, states = folder / "sweep" / LEDGER, folder / KILLED
+    if states.is_file():
+        return dict(json.loads(states.read_text()))
+    with (folder / LOG).open("a") as log:
         driver = subprocess.Popen(_command(folder), stdout=log, stderr=subprocess.STDOUT)
     while True:
         time.sleep(1)
         if driver.poll() is not None:
             raise SystemExit(f"the driver ended before it was killed; see {folder / LOG}")
         runs = list(Ledger(file, repair=False).runs.values())
-        if sum(run.state != "open" for run in runs) >= 3 and any(run.state == "open" and run.reports for run in runs):
+        halfway = any(run.state == "open" and HALFWAY[0] <= last_step(run) <= HALFWAY[1] for run in runs)
+        if sum(run.state != "open" for run in runs) >= 3 and halfway:
             break
     family = [*psutil.Process(driver.pid).children(recursive=True), psutil.Process(driver.pid)]
     for process in family:
         process.kill()
     psutil.wait_procs(family, timeout=60)
     driver.wait()
-    return {run.name: run.state for run in Ledger(file).runs.values()}
+    found = {run.name: run.state for run in Ledger(file).runs.values()}
+    states.write_text(json.dumps(found))
+    return found
+
+
+def last_step(run: Run) -> int:
+    """The step of a run's last read-out."""
+    return run.reports[-1][0] if run.reports else 0
 
 
 def report(folder: Path, options: argparse.Namespace, killed: dict[str, str], seconds: float) -> str:
@@ -163,7 +175,7 @@ def report(folder: Path, options: argparse.Namespace, killed: dict[str, str], se
     result, ledger = json.loads((config.folder / RESULT).read_text()), Ledger(config.folder / LEDGER)
     states = [run.state for run in ledger.runs.values()]
     starts = {name: _starts(config, name) for name in killed}
-    resumed = [f"{name} from step {starts[name][-1]}" for name, state in killed.items() if state == "open"]
+    resumed = [_resumed(name, starts[name]) for name, state in killed.items() if state == "open"]
     repeated = [name for name, state in killed.items() if state != "open" and len(starts[name]) > 1]
     rows = [Row(**row) for row in result["detectors"]]
     stopped_at = {run.name: run.reports[-1][0] for run in ledger.runs.values() if run.state == "stopped"}
@@ -234,6 +246,12 @@ def agreement(config: SweepConfig, ledger: Ledger, rows: list[Row]) -> list[dict
 
 def _spearman(first: np.ndarray, second: np.ndarray) -> float:
     return float("nan") if np.ptp(first) == 0 or np.ptp(second) == 0 else float(spearmanr(first, second).statistic)
+
+
+def _resumed(run: str, starts: list[int]) -> str:
+    if len(starts) == 1:
+        return f"{run} from its beginning" if starts == [0] else f"{run} from step {starts[0]}"
+    return f"{run} from step {starts[-1]}"
 
 
 def _starts(config: SweepConfig, run: str) -> list[int]:
