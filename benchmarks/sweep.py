@@ -144,6 +144,7 @@ def killed_once(folder: Path) -> dict[str, str]:
     file, states = folder / "sweep" / LEDGER, folder / KILLED
     if states.is_file():
         return dict(json.loads(states.read_text()))
+    before = {run.name: last_step(run) for run in Ledger(file, repair=False).runs.values()}
     with (folder / LOG).open("a") as log:
         driver = subprocess.Popen(_command(folder), stdout=log, stderr=subprocess.STDOUT)
     while True:
@@ -151,7 +152,8 @@ def killed_once(folder: Path) -> dict[str, str]:
         if driver.poll() is not None:
             raise SystemExit(f"the driver ended before it was killed; see {folder / LOG}")
         runs = list(Ledger(file, repair=False).runs.values())
-        halfway = any(run.state == "open" and HALFWAY[0] <= last_step(run) <= HALFWAY[1] for run in runs)
+        fresh = [last_step(run) for run in runs if run.state == "open" and last_step(run) > before.get(run.name, 0)]
+        halfway = any(HALFWAY[0] <= step <= HALFWAY[1] for step in fresh)
         if sum(run.state != "open" for run in runs) >= 3 and halfway:
             break
     family = [*psutil.Process(driver.pid).children(recursive=True), psutil.Process(driver.pid)]
@@ -159,7 +161,7 @@ def killed_once(folder: Path) -> dict[str, str]:
         process.kill()
     psutil.wait_procs(family, timeout=60)
     driver.wait()
-    found = {run.name: run.state for run in Ledger(file).runs.values()}
+    found = {run.name: str(run.state) for run in Ledger(file).runs.values()}
     states.write_text(json.dumps(found))
     return found
 
