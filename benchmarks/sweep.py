@@ -271,7 +271,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--photographs", type=int, default=1500)
     parser.add_argument("--per-family", type=int, default=120)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--candidates", type=int, default=5)
+    parser.add_argument("--candidates", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--trials", type=int, default=70)
     parser.add_argument("--write", action="store_true")
