@@ -210,9 +210,9 @@ def report(folder: Path, options: argparse.Namespace, killed: dict[str, str], se
         "",
         "## What the self-supervised objective knows of AI faces",
         "",
-        f"Spearman's correlation over some {AGREEMENT} detector trials of each term with the mean AUC against the labelled AI faces "
-        "of the generated set's train split, which the search did not use; within: mean over configurations of the "
-        "encoder of the correlation among its own trials.",
+        f"Spearman's correlation over some {AGREEMENT} detector trials of each term with the mean AUC against the "
+        "labelled AI faces of the generated set's train split, which the search did not use; within: mean over "
+        "configurations of the encoder of the correlation among its own trials.",
         "",
         table(agreement(config, ledger, rows)),
         (config.folder / TABLE).read_text().replace("# Sweep", "## Sweep", 1).replace("\n## ", "\n### "),
