@@ -388,6 +388,9 @@ class PretrainConfig(Config):
     loss: LossConfig = LossConfig()
     bilevel: BilevelConfig = BilevelConfig()
     manipulate: ManipulateConfig = ManipulateConfig()
+    read_out: ManipulateConfig | None = Field(
+        None, description="manipulations that the proxy task is read out on; None: manipulate, as in training"
+    )
     train: TrainConfig = TrainConfig()
     ray: RayConfig = RayConfig()
 

@@ -9,6 +9,7 @@ import yaml
 
 from blades_dist.config import EvaluateConfig, FitConfig, IngestConfig, PretrainConfig, ServeConfig, SimulateConfig
 from blades_dist.settings import Config, ConfigError, load
+from blades_dist.tuning.config import SweepConfig
 
 ROOT = Path(__file__).parents[1]
 PRESETS = ROOT / "jobs" / "configs"
@@ -20,6 +21,7 @@ STAGES: dict[str, type[Config]] = {
     "fit": FitConfig,
     "evaluate": EvaluateConfig,
     "serve": ServeConfig,
+    "sweep": SweepConfig,
 }
 
 
@@ -52,7 +54,7 @@ def test_overrides_are_typed_and_win() -> None:
     ("override", "message"),
     [
         ("train.lrr=1", r"unknown key 'train.lrr'; allowed here: lr, weight_decay"),
-        ("trian.lr=1", r"unknown key 'trian'; allowed here: name, storage, data"),
+        ("trian.lr=1", r"unknown key 'trian'; allowed here: name, storage, start_from, data"),
         ("train.lr=fast", r"train.lr: .*\(given: 'fast'\)"),
         ("train.batch_size=0", r"train.batch_size: .*greater than or equal to 1"),
         ("train.zero_stage=3", r"train.zero_stage: ZeRO stage 3 .* allowed: 0, 1, 2"),

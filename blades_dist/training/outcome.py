@@ -41,7 +41,8 @@ def begin_report(run: Run, step: int, hosts: int, command: Sequence[str]) -> Rep
 def _report_on(run: Run, rows: int) -> dict[str, Any]:
     config = run.config
     batches = read_split(config.data.shards, config.data.val_split, config.data.image_size, rows)
-    return validate(run.engine.module, batches, run.tasks, config.manipulate, config.train.seed)
+    how = config.read_out or config.manipulate
+    return validate(run.engine.module, batches, run.tasks, how, config.train.seed)
 
 
 def read_out(run: Run) -> dict[str, float]:

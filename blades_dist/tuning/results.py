@@ -1,0 +1,212 @@
+"""What a sweep has found as files in its folder: tables for people and programs, plots, and one page of it all."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from blades_dist import page
+from blades_dist.evaluate.estimate import Estimate
+from blades_dist.figures import Plot, plot
+from blades_dist.files import write_atomically
+from blades_dist.tuning.compare import Comparison
+from blades_dist.tuning.config import SweepConfig, defaults
+from blades_dist.tuning.detectors import Row
+from blades_dist.tuning.importance import Importance, importances
+from blades_dist.tuning.ledger import DEFAULT, Ledger
+from blades_dist.tuning.plots import bars, parallel
+
+TABLE, PAGE, RESULT = "table.md", "summary.html", "sweep.json"
+_TOP = 15  # detector trials in the table for people; the CSV has all
+
+
+@dataclass(frozen=True)
+class Found:
+    """All that is told: the ``best`` detector trial, and the bundle made of it."""
+
+    config: SweepConfig
+    ledger: Ledger
+    rows: list[Row]
+    best: Row
+    comparison: Comparison
+    bundle: Path
+
+
+def write(found: Found) -> Path:
+    """Writes ``table.md``, ``encoders.csv``, ``detectors.csv``, ``sweep.json``, ``parallel_*.png``, ``importance.png``
+    and ``summary.html`` into the sweep's folder; returns the page."""
+    folder = found.config.folder
+    weights = importances(found.config, found.ledger, found.rows)
+    encoders, detectors = encoder_table(found), detector_table(found.rows)
+    _csv(folder / "encoders.csv", encoders)
+    _csv(folder / "detectors.csv", detectors)
+    write_atomically(folder / TABLE, markdown(found, weights))
+    drawn = plots(found, weights)
+    for one in drawn:
+        write_atomically(folder / f"{one.name}.png", one.light)
+    result = {
+        "best": asdict(found.best),
+        "encoder": _values(found, found.best.candidate),
+        "bundle": str(found.bundle),
+        "comparison": found.comparison.as_json(),
+        "importance": [asdict(one) for one in weights],
+        "encoders": encoders,
+        "detectors": [asdict(row) for row in found.rows],
+        "config": found.config.model_dump(mode="json"),
+    }
+    write_atomically(folder / RESULT, json.dumps(page.without_nan(result), indent=1))
+    template = page.environment("blades_dist.tuning").get_template("sweep.html.j2")
+    html = template.render(
+        name=found.config.name,
+        verdict=found.comparison.verdict(),
+        beats=found.comparison.beats,
+        comparison=comparison_table(found.comparison),
+        encoders=encoders,
+        detectors=_top(found.rows),
+        best=found.best.values,
+        encoder=_values(found, found.best.candidate),
+        bundle=str(found.bundle),
+        plots=drawn,
+        config=found.config.model_dump(mode="json"),
+    )
+    write_atomically(folder / PAGE, html)
+    return folder / PAGE
+
+
+def encoder_table(found: Found) -> list[dict[str, Any]]:
+    """A row a run."""
+    rows = []
+    for run in found.ledger.runs.values():
+        row: dict[str, Any] = {"run": run.name, "state": run.state, "steps": run.reports[-1][0] if run.reports else 0}
+        row["coarse AUC"] = run.reports[-1][1] if run.reports else None
+        row["objective"] = run.score
+        rows.append({**row, **_values(found, run.candidate)})
+    return rows
+
+
+def detector_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """A row a trial."""
+    keys = list(dict.fromkeys(key for row in rows for key in row.values))
+    terms = list(dict.fromkeys(key for row in rows for key in row.terms))
+    return [
+        {
+            "candidate": f"c{row.candidate:03d}",
+            "trial": row.number,
+            "objective": row.score,
+            **{key: row.terms.get(key) for key in terms},
+            **{key: row.values.get(key, "") for key in keys},
+            "seconds": row.seconds,
+            "error": row.error,
+        }
+        for row in rows
+    ]
+
+
+def comparison_table(comparison: Comparison) -> list[dict[str, Any]]:
+    """A row a contestant."""
+    rows = []
+    for i, one in enumerate(comparison.contestants):
+        row: dict[str, Any] = {"configuration": one.name, "mean AUC": _interval(one.mean)}
+        row |= {name: _interval(own) for name, own in one.auc.items()} if len(one.auc) > 1 else {}
+        row |= {"nominal FPR": f"{one.nominal_fpr:g}", "FPR": f"{one.fpr:.3f}", "TPR": f"{one.tpr:.3f}"}
+        gap, p = comparison.differences[i - 1] if i else (None, None)
+        row["difference"] = f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]" if gap else ""
+        row["p"] = f"{p:.2g}" if p is not None else ""
+        rows.append(row)
+    return rows
+
+
+def markdown(found: Found, weights: Sequence[Importance]) -> str:
+    """The tables for people."""
+    states = [run.state for run in found.ledger.runs.values()]
+    counted = ", ".join(f"{states.count(state)} {state}" for state in ("finished", "stopped", "failed"))
+    comparison = found.comparison
+    others = ", ".join(f"{count} {name}" for name, count in comparison.others.items())
+    parts = [
+        f"# Sweep {found.config.name}\n",
+        f"{len(states)} encoder runs ({counted}), {len(found.rows)} detector trials.\n",
+        f"**{comparison.verdict()}**\n",
+        f"Test split: {comparison.photographs} photographs; {others}. Means over {len(found.best.by_seed)} seed(s); "
+        "95% intervals by bootstrap over faces, not over seeds.\n",
+        table(comparison_table(comparison)),
+        f"\n## Best\n\nEncoder c{found.best.candidate:03d}: {_listed(_values(found, found.best.candidate))}\n\n"
+        f"Detector: {_listed(found.best.values)}\n\nBundle: `{found.bundle.name}/`\n",
+        "## Encoder runs\n",
+        table(encoder_table(found)),
+        f"\n## Best {_TOP} detector trials\n",
+        table(_top(found.rows)),
+        *(
+            f"\n## Importance for the {one.of} (fANOVA, n = {one.trials})\n\n"
+            + table([{"key": key, "share": share} for key, share in one.shares.items()])
+            for one in weights
+        ),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown of rows that share their keys."""
+    if not rows:
+        return "none\n"
+    lines = [f"| {' | '.join(rows[0])} |", f"|{'---|' * len(rows[0])}"]
+    lines += [f"| {' | '.join(shown(value) for value in row.values())} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def shown(value: Any) -> str:
+    """A value as people read it."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value).replace("|", "\\|")
+
+
+def plots(found: Found, weights: Sequence[Importance]) -> list[Plot]:
+    """Both levels as parallel coordinates, and importance."""
+    drawn = []
+    points, dashed = [], []
+    for number in found.ledger.candidates:
+        runs, values = found.ledger.of(number), _values(found, number)
+        inside = all(space.contains(values[key]) for key, space in found.config.encoders.space.items())
+        if runs and runs[0].reports and inside:
+            points.append((values, runs[0].reports[-1][1]))
+            dashed.append(runs[0].state != "finished")
+    if points:
+        caption = "Encoder configurations by the coarse AUC of their last read-out; dashed: stopped early."
+        space = found.config.encoders.space
+        drawn.append(plot("parallel_encoders", caption, parallel, points, space, "coarse AUC", dashed))
+    tried = [(row.values, row.score) for row in found.rows if row.score is not None]
+    caption = "Detector trials by their objective; a key that a detector's kind does not have breaks its line."
+    drawn.append(plot("parallel_detectors", caption, parallel, tried, found.config.detectors.space, "objective"))
+    if weights:
+        caption = "How much of the variance over trials each key accounts for (fANOVA); few trials say little."
+        drawn.append(plot("importance", caption, bars, weights))
+    return drawn
+
+
+def _values(found: Found, candidate: int) -> dict[str, Any]:
+    if candidate == DEFAULT:
+        return defaults(found.config.pretrain, found.config.encoders.space)
+    return found.ledger.candidates[candidate].values
+
+
+def _top(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    best = sorted((row for row in rows if row.score is not None), key=lambda row: -(row.score or 0.0))[:_TOP]
+    dropped = ("seconds", "error")
+    return [{key: value for key, value in row.items() if key not in dropped} for row in detector_table(best)]
+
+
+def _interval(found: Estimate) -> str:
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def _listed(values: dict[str, Any]) -> str:
+    return ", ".join(f"`{key}={shown(value) or 'null'}`" for key, value in values.items()) or "the default"
+
+
+def _csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with file.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows(rows)
