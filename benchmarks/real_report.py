@@ -90,17 +90,12 @@ def prepare(links: dict[str, Path], work: Path) -> None:
 
 def audits(work: Path) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
     """(photographs, how faces were cut, audit before, audit after both sides were equalised)."""
-    import numpy as np
-
     from blades_dist.evaluate.equalise import equalise
-    from blades_dist.evaluate.parity import audit, read_containers
+    from blades_dist.evaluate.parity import audit_sets
 
     def look(real: Path, generated: Path) -> dict[str, Any]:
-        table = read_containers(generated, "test")
-        names = np.array(table["source"].to_pylist())
-        by_source = {str(name): table.filter(names == name) for name in sorted(set(names))}
-        found = audit(read_containers(real, "test"), by_source)
-        return {name: estimate for name, estimate in found.container_auc.items() if name in by_source}
+        found = audit_sets(real, generated, "test")
+        return {name: estimate for name, estimate in found.container_auc.items() if name in found.generators}
 
     pairs = [
         (name, "located", work / "test" / name, work / "test" / "fakes")

@@ -1,10 +1,7 @@
 """The two jobs on simulated photographs, as a person runs them."""
 
-import contextlib
-import io
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -23,11 +20,9 @@ from blades_dist.detect.extract import Request, extract
 from blades_dist.detect.fit import LEAVE_ONE_OUT, fit_detector
 from blades_dist.detect.inspect import ImageReport, Unusable, inspect_files, prepare
 from blades_dist.models.export import save_encoder
-from blades_dist.models.imports import load_import
 from blades_dist.tasks import TAGS
-from tests.models.published import resnet50
+from tests.jobs import JOBS, run_job
 
-JOBS = Path(__file__).parents[2] / "jobs"
 LIMITS = (10**7, 10**7)
 
 
@@ -63,20 +58,6 @@ def _features(root, split, **options):
 def _process(job, *arguments):
     command = [sys.executable, str(JOBS / job), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=100)
-
-
-def _run(job, *arguments):
-    """The job within this process: what it prints, without the cost of importing torch again."""
-    out, err, argv = io.StringIO(), io.StringIO(), sys.argv
-    sys.argv = [job, *map(str, arguments)]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            runpy.run_path(str(JOBS / job), run_name="__main__")
-    except SystemExit as exit:
-        code = exit.code
-    finally:
-        sys.argv = argv
-    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def test_extract(world):
@@ -197,23 +178,6 @@ def test_leave_one_generator_out(world):
         fit_detector(single, lambda _: None)
 
 
-def test_an_imported_checkpoint_becomes_a_detector(world, tmp_path):
-    torch.save(resnet50(1, seed=3), tmp_path / "published.pth")  # CNNDetection's layout, random weights
-    output = tmp_path / "imported"
-    given = [f"output={output}", f"shards={world / 'shards'}", "re_encodings=[]"]
-    done = _run("import_checkpoint.py", tmp_path / "published.pth", *given)
-    assert done.returncode == 0, done.stderr
-    detector = load_detector(output / "detector")
-    assert detector.info.kind == "linear" and detector.info.training.real == 0
-    held_out = detector.info.calibration.n
-    assert detector.info.measured(0.05).n > 0 and str(output / "detector") in done.stdout
-    imported = load_import(output)
-    (found,) = extract([Request(output / "encoder", world / "shards", "calibration")], ExtractConfig(), lambda _: None)
-    assert len(found) == held_out
-    assert np.array_equal(detector.calibration.scores, np.sort(imported.head.score(found.features)))
-    assert "was imported" in (output / "detector" / "README.md").read_text()
-
-
 @pytest.mark.parametrize("kind", ["mahalanobis", "knn"])
 def test_other_heads(world, kind):
     info = fit_detector(_config(world, kind=kind, output=world / kind), lambda _: None)[kind]
@@ -222,7 +186,7 @@ def test_other_heads(world, kind):
 
 def test_fit_job(world, tmp_path):
     common = [f"encoder={world / 'encoder'}", f"shards={world / 'shards'}", "oc.components=[1, 2]", "oc.starts=1"]
-    done = _run("fit_detector.py", *common, "oc.pca=4", f"output={tmp_path / 'd'}")
+    done = run_job("fit_detector.py", *common, "oc.pca=4", f"output={tmp_path / 'd'}")
     assert done.returncode == 0, done.stderr
     assert "bic" in done.stdout and str(tmp_path / "d") in done.stdout and "95% interval" in done.stdout
     # The same faces, configuration and seed give the same decisions.
@@ -233,7 +197,7 @@ def test_fit_job(world, tmp_path):
         ([*common, "fpr=0.0001"], "ingest at least 9999"),
         ([*common[1:], f"encoder={tmp_path}"], "encoder.json is missing"),
     ):
-        failed = _run("fit_detector.py", *wrong, f"output={tmp_path / 'x'}")
+        failed = run_job("fit_detector.py", *wrong, f"output={tmp_path / 'x'}")
         assert failed.returncode == 2 and message in failed.stderr and "Traceback" not in failed.stderr
     assert not (tmp_path / "x").exists()
 
@@ -263,7 +227,7 @@ def folder(world, tmp_path_factory):
 
 
 def test_predict_job(world, folder):
-    plain = _run("predict.py", world / "detector", folder)
+    plain = run_job("predict.py", world / "detector", folder)
     assert plain.returncode == 1 and "Traceback" not in plain.stderr
     assert (
         len(re.findall(r"(?:photographic|AI-generated|unsure), p = ", plain.stdout)) == 3
@@ -298,7 +262,7 @@ def test_predict_usage_errors(world, folder):
         ((world / "detector", folder / "nothing.jpg"), "does not exist"),
         ((world / "detector", folder / "0300.jpg", "--fpr", "0.00001"), "is the smallest"),
     ):
-        failed = _run("predict.py", *arguments)
+        failed = run_job("predict.py", *arguments)
         assert failed.returncode == 2 and message in failed.stderr and "Traceback" not in failed.stderr
 
 
