@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from blades_dist.config import EvaluateConfig, FitConfig, IngestConfig, PretrainConfig, ServeConfig, SimulateConfig
+from blades_dist.config import (
+    EvaluateConfig,
+    FitConfig,
+    IngestConfig,
+    PretrainConfig,
+    RobustnessConfig,
+    ServeConfig,
+    SimulateConfig,
+)
 from blades_dist.settings import Config, ConfigError, load
 
 ROOT = Path(__file__).parents[1]
@@ -19,6 +27,7 @@ STAGES: dict[str, type[Config]] = {
     "pretrain": PretrainConfig,
     "fit": FitConfig,
     "evaluate": EvaluateConfig,
+    "robustness": RobustnessConfig,
     "serve": ServeConfig,
 }
 

@@ -50,9 +50,13 @@ def _config(root, **values):
     return FitConfig.model_validate(defaults | values)
 
 
-def _features(root, split, **options):
-    (found,) = extract([Request(root / "encoder", root / "shards", split, **options)], ExtractConfig(), lambda _: None)
-    return found
+def _requests(root, *wanted):
+    return [Request(root / "encoder", root / "shards", *one) for one in wanted]
+
+
+def _features(root, *wanted):
+    """One feature set each of (split, view, limit), in one job."""
+    return extract(_requests(root, *wanted), ExtractConfig(), lambda _: None)
 
 
 def _process(job, *arguments):
@@ -61,7 +65,7 @@ def _process(job, *arguments):
 
 
 def test_extract(world):
-    found = _features(world, "calibration")
+    found, some, changed = _features(world, ("calibration",), ("calibration", "", 10), ("calibration", "blur2"))
     assert found.features.shape == (len(found), 16) and found.labels.shape == (len(found), len(TAGS))
     assert found.features.dtype == np.float32 and found.labels.dtype == np.int64 and set(found.sources) == {"camera"}
     np.testing.assert_allclose(np.linalg.norm(found.features, axis=1), 1, atol=1e-5)
@@ -71,25 +75,22 @@ def test_extract(world):
     images = torch.from_numpy(np.concatenate([batch["images"] for batch in rows]))
     np.testing.assert_allclose(found.features, tiny_encoder().features(images).numpy(), atol=1e-5)
     assert np.array_equal(found.labels, np.concatenate([batch["labels"] for batch in rows]))
-    some = _features(world, "calibration", limit=10)
     assert some.ids == found.ids[:10] and np.array_equal(some.features, found.features[:10])
-    changed = _features(world, "calibration", view="blur2")
     assert changed.ids == found.ids and np.abs(changed.features - found.features).max() > 1e-4
     kept = found.where(np.array([name == found.ids[3] for name in found.ids]))
     assert kept.ids == [found.ids[3]] and kept.features.shape == (1, 16)
 
 
 def test_features_are_computed_once(world):
-    requests = [Request(world / "encoder", world / "shards", "val", view) for view in ("", "jpeg50")]
-    told = []
-    extract(requests, ExtractConfig(), told.append)
+    requests = _requests(world, ("val",), ("val", "jpeg75"))  # the fit has computed them
     again = []
     extract(requests, ExtractConfig(), again.append)
-    assert told and not again
-    kept = sorted((world / "shards" / ".features").rglob("jpeg50/*.parquet"))
+    kept = sorted((world / "shards" / ".features").rglob("jpeg75/*.parquet"))
+    before = [file.stat().st_mtime_ns for file in kept]
+    assert kept and not again
     kept[0].unlink()  # what a kill had not reached
     extract(requests, ExtractConfig(), again.append)
-    assert len(again) == 1 and kept[0].is_file()
+    assert len(again) == 1 and [file.stat().st_mtime_ns for file in kept][1:] == before[1:]
 
 
 def test_errors_of_extraction(world, tmp_path):
@@ -112,17 +113,16 @@ def test_bundle_tells_its_origin(world):
     info = detector.info
     assert info.kind == "oc" and info.training.real > 50 and info.training.sources == {"camera": info.training.real}
     assert info.preprocessing.crop_scale == 1.3 and info.preprocessing.image_size == SIZE
-    held_out = _features(world, "val")
+    (held_out,) = _features(world, ("val",))
     rate = info.measured(0.05)
     assert rate.n == len(held_out)
     assert rate.count == int(detector.is_generated(detector.score(held_out.features)).sum())
     figures = info.training.figures
     assert {"bic", "bic_1", "held_out_log_likelihood_2", "mean_score_calibration", "mean_score_val"} <= set(figures)
     assert info.preprocessing.re_encodings == ("jpeg95", "jpeg75", "resize0.5") and info.unsure_fpr == 0.10
-    scores = {
-        view: detector.score(_features(world, "val", view=view).features)
-        for view in ("", *info.preprocessing.re_encodings)
-    }
+    views = ("", *info.preprocessing.re_encodings)
+    found = _features(world, *(("val", view) for view in views))
+    scores = {view: detector.score(own.features) for view, own in zip(views, found, strict=True)}
     verdicts = detector.judge(scores.pop(""), scores)
     assert info.unsure_rate.count == int(verdicts.unsure.sum()) and info.flagged_rate.count == int(
         verdicts.flagged.sum()

@@ -1,6 +1,5 @@
 import itertools
 import math
-import time
 
 import numpy as np
 import pytest
@@ -203,13 +202,6 @@ def test_same_seed_same_interval():
     real, generated = rng.normal(1, 1, 50), rng.normal(0, 1, 50)
     assert _auc(real, generated, seed=7).estimate(0) == _auc(real, generated, seed=7).estimate(0)
     assert _auc(real, generated, seed=7).estimate(0) != _auc(real, generated, seed=8).estimate(0)
-
-
-def test_two_thousand_resamples_of_a_thousand_images_take_under_a_second():
-    rng = np.random.default_rng(5)
-    start = time.process_time()
-    _auc(rng.normal(1, 1, 500), rng.normal(0, 1, 500), resamples=2000)
-    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize(

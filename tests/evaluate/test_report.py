@@ -106,38 +106,26 @@ def test_pretraining_and_mistakes_are_shown(done):
     assert len(thumbnails) == 16
 
 
-def test_a_planted_container_leak_opens_everything(world, tmp_path, capsys):
-    plant = {"foreign": {"codec": "png"}}
+def test_a_planted_container_leak_opens_everything_and_a_rerun_replaces_its_own_files_only(world, tmp_path, capsys):
+    plant, output = {"foreign": {"codec": "png"}}, tmp_path / "out"
     write_textures(tmp_path / "png", "generated", {"test": 30}, {"foreign": 0.4}, seed=2, planted=plant)
-    page = evaluate(
-        evaluation(
-            world,
-            detectors={"main": str(world / "main")},
-            generated=tmp_path / "png",
-            output=tmp_path / "out",
-            history=None,
-        )
-    )
+    detectors = {"main": str(world / "main")}
+    config = evaluation(world, detectors=detectors, generated=tmp_path / "png", output=output, history=None)
+    (output / "plots").mkdir(parents=True)
+    (output / "mine.txt").write_text("kept")
+    (output / "plots" / "weights.png").write_text("of an earlier run")
+    page = evaluate(config)
     first = "THE TEST SET LEAKS THROUGH ITS CONTAINER"
     assert capsys.readouterr().out.startswith(first)
     text = page.read_text()
     assert Page(text).text[0].startswith(first) and "<title>LEAK: " in text
-    assert (page.parent / "tables.md").read_text().startswith(first)
+    assert (output / "tables.md").read_text().startswith(first)
     assert "Nothing marks them as simulated" in text
-
-
-def test_a_rerun_replaces_its_own_files_only(world, tmp_path):
-    config = evaluation(world, detectors={"main": str(world / "main")}, output=tmp_path, history=None)
-    (tmp_path / "mine.txt").write_text("kept")
-    (tmp_path / "plots").mkdir()
-    (tmp_path / "plots" / "weights.png").write_text("of an earlier run")
+    results = json.loads((output / "results.json").read_text())
     evaluate(config)
-    first = json.loads((tmp_path / "results.json").read_text())
-    evaluate(config)
-    second = json.loads((tmp_path / "results.json").read_text())
-    assert (tmp_path / "mine.txt").read_text() == "kept" and not (tmp_path / "plots" / "weights.png").exists()
-    assert first | {"created": ""} == second | {"created": ""}
-    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+    assert results | {"created": ""} == json.loads((output / "results.json").read_text()) | {"created": ""}
+    assert (output / "mine.txt").read_text() == "kept" and not (output / "plots" / "weights.png").exists()
+    assert not [p for p in output.iterdir() if p.name.startswith(".")]
 
 
 @pytest.mark.parametrize(
