@@ -1,5 +1,6 @@
 """The two jobs on simulated photographs, as a person runs them."""
 
+import io
 import json
 import re
 import shutil
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import piexif
 import pytest
 import torch
 from toy_detector import SIZE, tiny_encoder, write_photographs, write_shards
@@ -19,6 +21,7 @@ from blades_dist.detect.bundle import load_detector
 from blades_dist.detect.extract import Request, extract
 from blades_dist.detect.fit import LEAVE_ONE_OUT, fit_detector
 from blades_dist.detect.inspect import ImageReport, Unusable, inspect_files, prepare
+from blades_dist.detect.words import lines
 from blades_dist.models.export import save_encoder
 from blades_dist.tasks import TAGS
 from tests.jobs import JOBS, run_job
@@ -254,6 +257,28 @@ def test_predict_job(world, folder):
             assert isinstance(answer, ImageReport) and answer.model_dump(mode="json") == item
     finally:
         torch.set_num_threads(threads)
+
+
+def test_exif_is_told_beside_the_verdict_and_not_mixed_into_it(world, folder, tmp_path):
+    detector = load_detector(world / "detector")
+    data = (folder / "0300.jpg").read_bytes()
+    bare = io.BytesIO()
+    piexif.remove(data, bare)
+    shutil.copy(folder / "0300.faces.json", tmp_path / "with.faces.json")
+    shutil.copy(folder / "0300.faces.json", tmp_path / "without.faces.json")
+    (tmp_path / "with.jpg").write_bytes(data)
+    (tmp_path / "without.jpg").write_bytes(bare.getvalue())
+    files = [tmp_path / "with.jpg", tmp_path / "without.jpg"]
+    (_, first), (_, second) = inspect_files(detector, files, *LIMITS)
+    claims, without = first.faces[0].exif_consistency, second.faces[0].exif_consistency
+    assert without is None and set(claims.tags) <= set(TAGS)
+    for tag, claim in claims.tags.items():
+        assert claim.probability == pytest.approx(first.faces[0].read_outs[tag][claim.claimed])
+        assert 0 < claim.p_value <= 1
+    assert first.faces[0].model_copy(update={"exif_consistency": None}) == second.faces[0]
+    told = "\n".join(lines("with.jpg", first))
+    assert "the file's EXIF claims: " in told and "the pixels suggest: " in told and "most manipulated: " in told
+    assert "EXIF" not in "\n".join(lines("without.jpg", second))
 
 
 def test_predict_usage_errors(world, folder):

@@ -69,16 +69,6 @@ def _left_out_auc(world, view):
     return np.mean(found)
 
 
-def test_a_grid_on_a_leaking_test_set_says_so_first(world, tmp_path, capsys):
-    plant = {"foreign": {"codec": "png"}}
-    write_textures(tmp_path / "png", "generated", {"test": 30}, {"foreign": 0.4}, seed=2, planted=plant)
-    page = robustness(_config(world, tmp_path / "out", generated=tmp_path / "png", rows=[]), lambda _: None)
-    first = "THE TEST SET LEAKS THROUGH ITS CONTAINER"
-    assert capsys.readouterr().out.startswith(first)
-    assert assert_self_contained(page.read_text()).text[0].startswith(first)
-    assert "<title>LEAK: " in page.read_text() and (tmp_path / "out" / "robustness.md").read_text().startswith(first)
-
-
 def test_what_cannot_be_put_through_the_grid_is_told(world, tmp_path):
     for values, message in (
         ({"rows": ["sharpen"]}, "rows: sharpen are not in the grid; it has: JPEG"),
@@ -90,15 +80,16 @@ def test_what_cannot_be_put_through_the_grid_is_told(world, tmp_path):
             robustness(_config(world, tmp_path, **values))
 
 
-def test_a_killed_grid_goes_on_where_it_was(world, tmp_path):
-    cache = tmp_path / "features"
-    keys = {"shards": world / "shards", "generated": world / "generated", "output": tmp_path / "out", "limit": 40}
-    arguments = [f"{key}={value}" for key, value in {**keys, "extract.cache": cache, "bootstrap": 100}.items()]
-    command = [sys.executable, "jobs/robustness.py", f"detectors.main={world / 'main'}", *arguments]
+def test_a_killed_grid_goes_on_where_it_was_and_a_leak_opens_it(world, tmp_path, capsys):
+    plant, cache, output = {"foreign": {"codec": "png"}}, tmp_path / "features", tmp_path / "out"
+    write_textures(tmp_path / "png", "generated", {"test": 50}, {"foreign": 0.4}, seed=2, planted=plant)
+    config = _config(world, output, generated=tmp_path / "png", rows=["screenshot"], extract={"cache": cache})
+    keys = {"shards": config.shards, "generated": config.generated, "output": output, "extract.cache": cache}
+    arguments = [f"detectors.main={world / 'main'}", *(f"{key}={value}" for key, value in keys.items())]
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    job = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment, cwd=ROOT
-    )
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, "jobs/robustness.py", *arguments]  # the whole grid
+    job = subprocess.Popen(command, env=environment, cwd=ROOT, **pipes)
     said = []
     for line in job.stderr:
         said.append(line)
@@ -107,12 +98,15 @@ def test_a_killed_grid_goes_on_where_it_was(world, tmp_path):
             break
     job.stderr.close()
     assert job.wait(timeout=60) == -signal.SIGKILL, said
-    views = 2 * 2 * (1 + sum(len(specs) for specs in GRID.values()))  # two sides, as it is and re-encoded
+    whole = 2 * 2 * (1 + sum(len(specs) for specs in GRID.values()))  # two sides, as it is and re-encoded
     done = {file: file.stat().st_mtime_ns for file in cache.rglob("*.parquet")}
-    assert 0 < len(done) < views and not (tmp_path / "out").exists()
-    config = _config(world, tmp_path / "out", rows=["JPEG"], extract={"cache": cache})
-    robustness(config, lambda _: None)
-    cells = json.loads((tmp_path / "out" / "robustness.json").read_text())["cells"]
-    assert [cell["perturbation"] for cell in cells] == ["", *GRID["JPEG"]]
+    assert 0 < len(done) < whole and not output.exists()
+    page = robustness(config, lambda _: None)
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("THE TEST SET LEAKS THROUGH ITS CONTAINER")
+    assert assert_self_contained(page.read_text()).text[0] == first and "<title>LEAK: " in page.read_text()
+    assert (output / "robustness.md").read_text().startswith(first)
+    cells = json.loads((output / "robustness.json").read_text())["cells"]
+    assert [cell["perturbation"] for cell in cells] == ["", *GRID["screenshot"]]
     for file, changed in done.items():
         assert file.stat().st_mtime_ns == changed and pq.read_metadata(file).num_rows == 50

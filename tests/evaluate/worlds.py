@@ -15,6 +15,7 @@ from blades_dist.models.joint import build_joint_model
 from blades_dist.tasks import TAGS, task_set
 
 GENERATORS = ("autoencoder", "gan_nearest")
+VIEW = "jpeg75"  # the one re-encoding of its detectors
 
 
 def _row(rng, split, source, index, blur, codec="jpeg", side=None):
@@ -78,7 +79,7 @@ def save_random_encoder(folder, seed):
 def fit(root, name, **values):
     oc = {"components": 2, "pca": 4, "starts": 1}
     config = {"shards": root / "shards", "output": root / name, "oc": oc, "bc": {"hidden": 8, "epochs": 5}}
-    config["re_encodings"] = ["jpeg75"]
+    config["re_encodings"] = [VIEW]
     fit_detector(FitConfig.model_validate(config | values), lambda _: None)
 
 
