@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from blades_dist.config import EvaluateConfig, FitConfig, IngestConfig, PretrainConfig, ServeConfig, SimulateConfig
+from blades_dist.config import (
+    EvaluateConfig,
+    FitConfig,
+    IngestConfig,
+    PretrainConfig,
+    RobustnessConfig,
+    ServeConfig,
+    SimulateConfig,
+)
 from blades_dist.settings import Config, ConfigError, load
 from blades_dist.tuning.config import SweepConfig
 
@@ -20,6 +28,7 @@ STAGES: dict[str, type[Config]] = {
     "pretrain": PretrainConfig,
     "fit": FitConfig,
     "evaluate": EvaluateConfig,
+    "robustness": RobustnessConfig,
     "serve": ServeConfig,
     "sweep": SweepConfig,
 }

@@ -15,6 +15,8 @@ from blades_dist import page
 from blades_dist.evaluate.assess import Assessment
 from blades_dist.evaluate.estimate import Estimate
 from blades_dist.evaluate.forms import images, show
+from blades_dist.evaluate.parity import Audit
+from blades_dist.evaluate.report import audit_results
 
 SCHEMA_VERSION = 1
 CLEAN = "unchanged"
@@ -48,8 +50,9 @@ class Grid:
         rows: perturbation family to its specs, mildest first; the unchanged pictures are the spec "".
         cells: by spec and detector.
         confidence: of all intervals.
-        remarks: what to know before trusting the numbers, such as that the data are simulated; shown first.
+        remarks: what to know before trusting the numbers, such as that the data are simulated; shown second.
         created, config, versions: as in an evaluation.
+        audit: of the containers of the unchanged pictures, shown first; None: there was none.
 
     Raises:
         ValueError: a cell of a spec or detector that the grid does not name, or a spec named twice.
@@ -63,6 +66,7 @@ class Grid:
     remarks: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    audit: Audit | None = None
 
     def __post_init__(self) -> None:
         specs = [spec for family in self.rows.values() for spec in family]
@@ -116,7 +120,8 @@ def to_csv(grid: Grid) -> str:
 
 def to_markdown(grid: Grid) -> str:
     """One table a measure, with the notes."""
-    parts = [f"{summary(grid)}\n", *(f"{remark}\n" for remark in grid.remarks), f"{NOTE}\n"]
+    first = [f"{grid.audit.verdict()}\n"] if grid.audit else []
+    parts = [*first, f"{summary(grid)}\n", *(f"{remark}\n" for remark in grid.remarks), f"{NOTE}\n"]
     for measure, title in MEASURES.items():
         header = ["family", "perturbation", "n (photographs + generated)", *grid.detectors]
         lines = [header, ["---"] * 2 + ["---:"] * (len(header) - 2)]
@@ -142,6 +147,7 @@ def results(grid: Grid) -> dict[str, Any]:
         "created": grid.created,
         "summary": summary(grid),
         "confidence": grid.confidence,
+        "audit": audit_results(grid.audit) if grid.audit else None,
         "remarks": list(grid.remarks),
         "note": NOTE,
         "detectors": list(grid.detectors),

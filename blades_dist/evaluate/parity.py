@@ -5,7 +5,6 @@ small classifier is given nothing but what the shards record of the source file,
 much of a detector's result a container could explain.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,16 +13,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.stats import rankdata
-from sklearn.ensemble import GradientBoostingClassifier
 
 from blades_dist.data.records import CONTAINER_COLUMNS, read_manifest, with_container
-from blades_dist.evaluate.metrics import Estimate, auc, rank
+from blades_dist.evaluate.container_auc import CATEGORIES, COLUMNS, NUMBERS, chance, container_auc, numbers_of
+from blades_dist.evaluate.metrics import Estimate
 
 LEAK = 0.6  # AUC of the container above which a test set leaks
-NUMBERS = ("jpeg_quality", "width", "height", "source_width", "source_height")
-CATEGORIES = ("codec", "jpeg_tables", "chroma", "bit_depth", "pixel_mode", "icc_profile")
-COLUMNS = (*CATEGORIES, *NUMBERS)
 SMALLEST = 20  # images a side, below which a cross-validated classifier says nothing
 ALL = "all generators"
 NOT_AUDITED = (
@@ -32,12 +27,8 @@ NOT_AUDITED = (
     "traces in the pixels of containers the files were in before",
     "what is shown: people, poses and backgrounds may differ between the sides",
 )
-LARGEST = 5000  # images a side that the classifier is given at most; more would cost time and change little
-FOLDS = 5
 SHOWN = 12  # categories of one fact that a distribution names; the rest are counted together
 _QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
-# A category of fewer images, of both sides, cannot be learned but only memorised: such are one category.
-_RARE = 10
 _OPTIONAL = tuple(item.name for item in CONTAINER_COLUMNS)
 _WORDS = {
     "jpeg_tables": "quantisation tables",
@@ -87,7 +78,7 @@ class Audit:
     @property
     def certain(self) -> bool:
         """Whether some leak is beyond what equal containers reach by chance."""
-        return any(self.container_auc[name].value > _chance(self.container_auc[name]) for name in self.leaking)
+        return any(self.container_auc[name].value > chance(self.container_auc[name]) for name in self.leaking)
 
     @property
     def not_audited(self) -> tuple[str, ...]:
@@ -149,10 +140,29 @@ def audit(
     sides = {name: table for name, table in sides.items() if min(len(real), len(table)) >= SMALLEST}
     unrecorded = {name: _unrecorded(real, table) for name, table in sides.items()}
     found = {
-        name: _container_auc(real, table, unrecorded[name], resamples, confidence, seed)
-        for name, table in sides.items()
+        name: container_auc(real, table, unrecorded[name], resamples, confidence, seed) for name, table in sides.items()
     }
     return Audit(distribution(real), distributions, found, {name: gone for name, gone in unrecorded.items() if gone})
+
+
+def audit_sets(
+    real: Path,
+    generated: Path,
+    split: str,
+    limit: int | None = None,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Audit:
+    """``audit`` of a split of two shard folders, the generated side by source; ``limit`` takes the first faces of each.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_containers``.
+    """
+    photographs, faces = (read_containers(folder, split).slice(0, limit) for folder in (real, generated))
+    sources = np.array(faces["source"].to_pylist())
+    by_source = {str(name): faces.filter(sources == name) for name in sorted(set(sources))}
+    return audit(photographs, by_source, resamples, confidence, seed)
 
 
 def read_containers(folder: Path, split: str) -> pa.Table:
@@ -176,83 +186,13 @@ def distribution(table: pa.Table) -> Distribution:
     return Distribution(
         n=len(table),
         codecs=_counts(table, "codec"),
-        quantiles={name: _quantiles(_numbers(table, name)) for name in NUMBERS},
+        quantiles={name: _quantiles(numbers_of(table, name)) for name in NUMBERS},
         counts={
             name: _shortened(_counts(table, name))
             for name in CATEGORIES
             if name != "codec" and table[name].null_count < len(table)
         },
     )
-
-
-# Classifier ----------------------------------------------------------------------------------------------------------
-
-
-def _container_auc(
-    real: pa.Table, generated: pa.Table, without: tuple[str, ...], resamples: int, confidence: float, seed: int
-) -> Estimate:
-    """AUC at which boosted trees tell the sides apart, each image scored by a fit that saw neither it nor another face
-    of its photograph."""
-    rng = np.random.default_rng(seed)
-    real, generated = _at_most(LARGEST, real, rng), _at_most(LARGEST, generated, rng)
-    features = _features(pa.concat_tables([real, generated]), without)
-    labels = np.r_[np.zeros(len(real), int), np.ones(len(generated), int)]
-    folds = np.r_[_folds(real, rng), _folds(generated, rng)]
-    suspicion = np.zeros(len(labels))
-    for fold in range(FOLDS):
-        test, train = folds == fold, folds != fold
-        model = GradientBoostingClassifier(n_estimators=60, max_depth=3, min_samples_leaf=10, random_state=seed)
-        if len(set(labels[train])) < 2 or not test.any():  # faces of one photograph only: nothing was learned
-            suspicion[test] = 0.5
-            continue
-        probability = model.fit(features[train], labels[train]).predict_proba(features[test])[:, 1]
-        # Folds differ in their base rates, so probabilities are comparable within a fold only: ranks are compared.
-        suspicion[test] = (rankdata(probability.round(9)) - 0.5) / test.sum()
-    scores = -suspicion
-    return rank([auc], scores[labels == 0], [scores[labels == 1]], resamples, seed)[0].estimate(0, confidence)
-
-
-def _folds(table: pa.Table, rng: np.random.Generator) -> np.ndarray:
-    """(n,) fold of every row: photographs in random order are cut into stretches of about equally many faces."""
-    _, photo = np.unique(np.array(table["photo"].to_pylist()), return_inverse=True)
-    order = rng.permutation(photo.max() + 1)
-    faces = np.bincount(photo)[order]
-    middle = np.cumsum(faces) - faces / 2
-    fold = np.empty(len(order), int)
-    fold[order] = np.minimum(middle * FOLDS // len(table), FOLDS - 1)
-    return fold[photo]
-
-
-def _features(table: pa.Table, without: tuple[str, ...]) -> np.ndarray:
-    """(n, features) float: categories as ranks of their frequency, numbers (-1 = none), and ratios of sizes.
-
-    Nothing here depends on which side a row is of. Two cuts of a tree take any one category out of the ranks, so that
-    one column a fact is enough.
-    """
-    columns = [_ranked(table[name].to_pylist()) for name in CATEGORIES if name not in without]
-    numbers = {name: np.nan_to_num(_numbers(table, name), nan=-1) for name in NUMBERS if name not in without}
-    columns += [*numbers.values(), numbers["width"] / numbers["height"]]
-    if "source_width" in numbers and "source_height" in numbers:
-        columns += [numbers["source_width"] / numbers["source_height"], numbers["width"] / numbers["source_width"]]
-    return np.stack(columns, axis=1)
-
-
-def _ranked(values: list[object]) -> np.ndarray:
-    """(n,) rank of each value by how often it is there, 0 the most frequent; rare ones share the last rank."""
-    counts = Counter(values)
-    frequent = [value for value in counts if counts[value] >= _RARE]
-    ranks = {value: i for i, value in enumerate(sorted(frequent, key=lambda value: (-counts[value], str(value))))}
-    return np.array([ranks.get(value, len(ranks)) for value in values], float)
-
-
-def _chance(estimate: Estimate) -> float:
-    """An AUC that containers without any difference hardly ever reach, three standard deviations above 0.5.
-
-    1.4 times the deviation of a fixed classifier's AUC (Mann-Whitney, no ties): folds are fitted on each other's
-    images, which by simulation on containers like ours adds that much.
-    """
-    n, m = min(estimate.n_real, LARGEST), min(estimate.n_generated, LARGEST)
-    return 0.5 + 3 * 1.4 * math.sqrt((n + m + 1) / (12 * n * m))
 
 
 # Tables --------------------------------------------------------------------------------------------------------------
@@ -268,14 +208,6 @@ def _complete(table: pa.Table) -> pa.Table:
 
 def _unrecorded(real: pa.Table, generated: pa.Table) -> tuple[str, ...]:
     return tuple(name for name in _OPTIONAL if real[name].null_count or generated[name].null_count)
-
-
-def _at_most(n: int, table: pa.Table, rng: np.random.Generator) -> pa.Table:
-    return table if len(table) <= n else table.take(np.sort(rng.permutation(len(table))[:n]))
-
-
-def _numbers(table: pa.Table, name: str) -> np.ndarray:
-    return table.column(name).cast(pa.float64()).to_numpy().astype(float)
 
 
 def _quantiles(values: np.ndarray) -> tuple[float, ...] | None:

@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from blades_dist import __version__
@@ -55,13 +55,7 @@ def remarks(candidates: Mapping[str, Candidate], prepared: Prepared, people: Abo
     """What a reader must know before trusting the numbers."""
     found = []
     for name, candidate in candidates.items():
-        if candidate.bundle is not None:
-            seen = sorted(set(candidate.bundle.detector.info.training.generated) & set(people.rows))
-            if seen:
-                found.append(
-                    f"{name} was trained on images of {', '.join(seen)}: its numbers on them say nothing about "
-                    "generators that it has not seen."
-                )
+        found += seen_in_training(name, candidate, people.rows)
         digests = {bundle.detector.info.provenance.manifest_digest for bundle in candidate.bundles}
         if digests - {prepared.photographs.digest()}:
             found.append(
@@ -75,6 +69,19 @@ def remarks(candidates: Mapping[str, Candidate], prepared: Prepared, people: Abo
             "independent, so that the intervals are a little too narrow."
         )
     return found
+
+
+def seen_in_training(name: str, candidate: Candidate, generators: Iterable[str]) -> list[str]:
+    """A sentence if the candidate was trained on some of those generators that it judges."""
+    if candidate.bundle is None:
+        return []
+    seen = sorted(set(candidate.bundle.detector.info.training.generated) & set(generators))
+    if not seen:
+        return []
+    return [
+        f"{name} was trained on images of {', '.join(seen)}: its numbers on them say nothing about generators that it "
+        "has not seen."
+    ]
 
 
 def simulated(folders: tuple[Path, ...], people: About) -> str | None:

@@ -127,8 +127,8 @@ def results(evaluation: Evaluation) -> dict[str, Any]:
             "generated": evaluation.generated,
             "remarks": evaluation.remarks,
         },
-        "audit": _audit_results(evaluation.audit),
-        "audit_before": _audit_results(evaluation.audit_before) if evaluation.audit_before else None,
+        "audit": audit_results(evaluation.audit),
+        "audit_before": audit_results(evaluation.audit_before) if evaluation.audit_before else None,
         "detectors": {
             name: _assessment_results(found, evaluation.confidence) | {"facts": asdict(evaluation.facts[name])}
             for name, found in evaluation.assessments.items()
@@ -147,7 +147,8 @@ def results(evaluation: Evaluation) -> dict[str, Any]:
     return page.without_nan(plain)
 
 
-def _audit_results(audit: Audit) -> dict[str, Any]:
+def audit_results(audit: Audit) -> dict[str, Any]:
+    """An audit's numbers as plain JSON types."""
     return {
         "verdict": audit.verdict(),
         "leaking": audit.leaking,

@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from blades_dist.config import RobustnessConfig
-from blades_dist.detect.bundle import load_detector
-from blades_dist.detect.detector import Detector
 from blades_dist.detect.extract import Request, compute, extract
-from blades_dist.evaluate import grid_report
+from blades_dist.detect.features import FeatureSet
+from blades_dist.evaluate import grid_report, parity
 from blades_dist.evaluate.answers import Answers, Pair
 from blades_dist.evaluate.assess import assess
+from blades_dist.evaluate.candidates import Bundle, Candidate, open_candidate
 from blades_dist.evaluate.inputs import EvaluationError, check_set, named
-from blades_dist.evaluate.remarks import simulated, versions
-from blades_dist.evaluate.scoring import SPLIT, TestSet, about, answers, rows_of
+from blades_dist.evaluate.remarks import seen_in_training, simulated, versions
+from blades_dist.evaluate.scoring import SPLIT, TestSet, about, answers, encoder_of, faces, rows_of
 from blades_dist.files import write_atomically
 from blades_dist.perturb import GRID
 
@@ -31,59 +31,75 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Work:
-    """Everything that cells are computed from."""
+    """Everything that cells are computed from; ``sources`` (n,) says who made the generated faces, in stored order."""
 
     config: RobustnessConfig
-    detectors: dict[str, Detector]
+    candidates: dict[str, Candidate]
     rows: Mapping[str, tuple[str, ...]]
+    sources: np.ndarray
 
-    def views(self, name: str, spec: str) -> list[str]:
+    @property
+    def generators(self) -> list[str]:
+        """Their names, in order."""
+        return sorted(set(self.sources.tolist()))
+
+    def judges(self, name: str) -> dict[str, Bundle]:
+        """The bundle that judges each generator: with a leave-one-out fit one that has not seen it."""
+        candidate = self.candidates[name]
+        return {one: candidate.bundle or (candidate.by_generator or {})[one] for one in self.generators}
+
+    def views(self, bundle: Bundle, spec: str) -> list[str]:
         """The picture under ``spec``, then that picture after each of the detector's re-encodings."""
-        others = self.detectors[name].info.preprocessing.re_encodings if self.config.unsure else ()
+        others = bundle.detector.info.preprocessing.re_encodings if self.config.unsure else ()
         return [spec, *(f"{spec}+{other}" if spec else other for other in others)]
 
-    def request(self, name: str, folder: Path, view: str) -> Request:
-        return Request(self.config.detectors[name], folder, SPLIT, view, self.config.limit)
-
-    def requests(self) -> list[Request]:
-        """Of all cells."""
+    def requests(self, bundle: Bundle, spec: str) -> list[Request]:
+        """Of one cell: the views of the photographs, then those of the generated faces."""
         sides = (self.config.shards, self.config.generated)
+        views = self.views(bundle, spec)
+        return [Request(bundle.folder, folder, SPLIT, view, self.config.limit) for folder in sides for view in views]
+
+    def all_requests(self) -> list[Request]:
+        """Of all cells; bundles that share an encoder share its features."""
+        bundles = {
+            (encoder_of(bundle), tuple(self.views(bundle, ""))): bundle
+            for candidate in self.candidates.values()
+            for bundle in candidate.bundles
+        }
         specs = [spec for family in self.rows.values() for spec in family]
-        return [
-            self.request(name, folder, view)
-            for name in self.detectors
-            for spec in specs
-            for view in self.views(name, spec)
-            for folder in sides
-        ]
+        return [one for bundle in bundles.values() for spec in specs for one in self.requests(bundle, spec)]
 
 
 def robustness(config: RobustnessConfig, say: Say = print, work: Work | None = None) -> Path:
-    """Measures the grid and writes robustness.html, .csv, .json and .md to ``config.output``; returns the page's path.
+    """Audits the test set, measures the grid and writes robustness.html, .csv, .json and .md to ``config.output``.
 
     Needs a connection to Ray. ``say`` gets lines of progress; ``work`` is that of ``open_work``, opened here when it
     was not before.
+
+    Returns:
+        The page's path.
 
     Raises:
         EvaluationError: a bundle or shard set is missing, damaged or of the wrong kind, or a row is not known.
     """
     work = work or open_work(config)
-    named("shards or generated", partial(compute, work.requests(), config.extract, say))
+    audit = named("shards or generated", partial(_audit, config))
+    print(audit.verdict() + "\n", flush=True)
+    named("shards or generated", partial(compute, work.all_requests(), config.extract, say))
     cells = {}
     for family, specs in work.rows.items():
         for spec in specs:
-            for name in work.detectors:
+            for name in work.candidates:
                 cells[spec, name] = _cell(work, name, spec, say)
         say(f"measured {family}")
-    people = about(TestSet(config.shards, config.generated))
-    origin = simulated((config.shards, config.generated), people)
     grid = grid_report.Grid(
-        detectors=tuple(work.detectors),
+        detectors=tuple(work.candidates),
         rows=work.rows,
         cells=cells,
         confidence=config.confidence,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        remarks=(f"Measured on SIMULATED data ({origin}).",) if origin else (),
+        remarks=_remarks(work),
+        audit=audit,
         config=config.model_dump(mode="json"),
         versions=versions(),
     )
@@ -101,31 +117,67 @@ def open_work(config: RobustnessConfig) -> Work:
         raise EvaluationError(f"rows: {', '.join(unknown)} are not in the grid; it has: {', '.join(GRID)}")
     named("shards", partial(check_set, config.shards, "photographs"))
     named("generated", partial(check_set, config.generated, "generated"))
-    detectors = {
-        name: named(f"detectors.{name}", partial(load_detector, folder)) for name, folder in config.detectors.items()
+    sources = np.array(named("generated", partial(faces, config.generated)).sources[: config.limit])
+    candidates = {
+        name: named(f"detectors.{name}", partial(_open, str(where), set(sources.tolist())))
+        for name, where in config.detectors.items()
     }
     kept = {name: specs for name, specs in GRID.items() if config.rows is None or name in config.rows}
-    return Work(config, detectors, {grid_report.CLEAN: ("",), **kept})
+    return Work(config, candidates, {grid_report.CLEAN: ("",), **kept}, sources)
+
+
+def _open(where: str, generators: set[str]) -> Candidate:
+    found = open_candidate(where)
+    if not found.bundles:
+        raise ValueError(f"{where} is a function; the grid takes folders of detectors only")
+    missing = sorted(generators - set(found.by_generator)) if found.by_generator is not None else []
+    if missing:
+        raise ValueError(
+            f"{where} left out {', '.join(sorted(found.by_generator or ()))}, but not {', '.join(missing)}"
+        )
+    return found
+
+
+def _audit(config: RobustnessConfig) -> parity.Audit:
+    return parity.audit_sets(
+        config.shards, config.generated, SPLIT, config.limit, config.bootstrap, config.confidence, config.seed
+    )
+
+
+def _remarks(work: Work) -> tuple[str, ...]:
+    config = work.config
+    origin = simulated((config.shards, config.generated), about(TestSet(config.shards, config.generated)))
+    found = [f"Measured on SIMULATED data ({origin})."] if origin else []
+    for name, candidate in work.candidates.items():
+        found += seen_in_training(name, candidate, work.generators)
+        if candidate.by_generator is not None:
+            found.append(f"{name}: every generator was judged by a head that had not seen it.")
+    return tuple(found)
 
 
 def _cell(work: Work, name: str, spec: str, say: Say) -> grid_report.Cell:
-    config = work.config
-    real, generated = (_side(work, name, folder, spec, say) for folder in (config.shards, config.generated))
-    pairs = {
-        source: Pair(real[0], rows_of(generated[0], np.flatnonzero(generated[1] == source)))
-        for source in sorted(set(generated[1]))
-    }
+    config, pairs = work.config, {}
+    found: dict[str, list[FeatureSet]] = {}  # by encoder
+    sides: dict[Path, list[Answers]] = {}  # by bundle
+    for source, bundle in work.judges(name).items():
+        if encoder_of(bundle) not in found:
+            found[encoder_of(bundle)] = extract(work.requests(bundle, spec), config.extract, say)
+        if bundle.folder not in sides:
+            sides[bundle.folder] = _answers(bundle, found[encoder_of(bundle)])
+        real, generated = sides[bundle.folder]
+        pairs[source] = Pair(real, rows_of(generated, np.flatnonzero(work.sources == source)))
     return grid_report.cell(assess(pairs, config.bootstrap, config.confidence, config.seed), config.confidence)
 
 
-def _side(work: Work, name: str, folder: Path, spec: str, say: Say) -> tuple[Answers, np.ndarray]:
-    """Answers on one side, and the sources of its faces."""
-    detector, (plain, *others) = work.detectors[name], work.views(name, spec)
-    found = extract([work.request(name, folder, view) for view in (plain, *others)], work.config.extract, say)
-    scores = [detector.score(part.features) for part in found]
-    re_encoded = dict(zip(detector.info.preprocessing.re_encodings, scores[1:], strict=bool(others)))
-    given = answers(scores[0], re_encoded, detector.calibration, detector.probability(scores[0]))
-    return given, np.array(found[0].sources)
+def _answers(bundle: Bundle, features: list[FeatureSet]) -> list[Answers]:
+    """On the two sides, from the features of ``Work.requests``."""
+    detector, scores = bundle.detector, [bundle.detector.score(part.features) for part in features]
+    half = len(scores) // 2
+    found = []
+    for plain, *others in (scores[:half], scores[half:]):
+        re_encoded = dict(zip(detector.info.preprocessing.re_encodings, others, strict=bool(others)))
+        found.append(answers(plain, re_encoded, detector.calibration, detector.probability(plain)))
+    return found
 
 
 def _write(grid: grid_report.Grid, folder: Path) -> Path:
@@ -137,6 +189,7 @@ def _write(grid: grid_report.Grid, folder: Path) -> Path:
     }
     for name, text in texts.items():
         write_atomically(folder / name, text)
-    print(grid_report.summary(grid))
+    for line in (*grid.remarks, grid_report.summary(grid)):
+        print(line)
     print(f"report: {folder / 'robustness.html'}", flush=True)
     return folder / "robustness.html"

@@ -40,7 +40,10 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print, inputs:
     inputs = inputs or open_inputs(config)
     prepared = named("testset, shards or generated", partial(prepare, config, inputs, say))
     test, people = prepared.test, named("shards or generated", partial(about, prepared.test))
-    audits = [_audit(config, folders) for folders in ([prepared.before] if prepared.before else []) + [test]]
+    audits = [
+        parity.audit_sets(one.real, one.generated, SPLIT, None, config.bootstrap, config.confidence, config.seed)
+        for one in ([prepared.before] if prepared.before else []) + [test]
+    ]
     for audit in audits:
         print(audit.verdict() + "\n", flush=True)
     features = named("shards or generated", partial(Features, inputs.candidates.values(), test, config.extract, say))
@@ -80,14 +83,6 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print, inputs:
         print(line)
     print(f"report: {page}", flush=True)
     return page
-
-
-def _audit(config: EvaluateConfig, test: TestSet) -> parity.Audit:
-    generated = parity.read_containers(test.generated, SPLIT)
-    sources = np.array(generated["source"].to_pylist())
-    by_source = {str(name): generated.filter(sources == name) for name in sorted(set(sources))}
-    real = parity.read_containers(test.real, SPLIT)
-    return parity.audit(real, by_source, config.bootstrap, config.confidence, config.seed)
 
 
 def _projected(

@@ -1,16 +1,15 @@
 """The two jobs on simulated photographs, as a person runs them."""
 
-import contextlib
 import io
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import piexif
 import pytest
 import torch
 from toy_detector import SIZE, tiny_encoder, write_photographs, write_shards
@@ -22,12 +21,11 @@ from blades_dist.detect.bundle import load_detector
 from blades_dist.detect.extract import Request, extract
 from blades_dist.detect.fit import LEAVE_ONE_OUT, fit_detector
 from blades_dist.detect.inspect import ImageReport, Unusable, inspect_files, prepare
+from blades_dist.detect.words import lines
 from blades_dist.models.export import save_encoder
-from blades_dist.models.imports import load_import
 from blades_dist.tasks import TAGS
-from tests.models.published import resnet50
+from tests.jobs import JOBS, run_job
 
-JOBS = Path(__file__).parents[2] / "jobs"
 LIMITS = (10**7, 10**7)
 
 
@@ -55,9 +53,13 @@ def _config(root, **values):
     return FitConfig.model_validate(defaults | values)
 
 
-def _features(root, split, **options):
-    (found,) = extract([Request(root / "encoder", root / "shards", split, **options)], ExtractConfig(), lambda _: None)
-    return found
+def _requests(root, *wanted):
+    return [Request(root / "encoder", root / "shards", *one) for one in wanted]
+
+
+def _features(root, *wanted):
+    """One feature set each of (split, view, limit), in one job."""
+    return extract(_requests(root, *wanted), ExtractConfig(), lambda _: None)
 
 
 def _process(job, *arguments):
@@ -65,22 +67,8 @@ def _process(job, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=100)
 
 
-def _run(job, *arguments):
-    """The job within this process: what it prints, without the cost of importing torch again."""
-    out, err, argv = io.StringIO(), io.StringIO(), sys.argv
-    sys.argv = [job, *map(str, arguments)]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            runpy.run_path(str(JOBS / job), run_name="__main__")
-    except SystemExit as exit:
-        code = exit.code
-    finally:
-        sys.argv = argv
-    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
-
-
 def test_extract(world):
-    found = _features(world, "calibration")
+    found, some, changed = _features(world, ("calibration",), ("calibration", "", 10), ("calibration", "blur2"))
     assert found.features.shape == (len(found), 16) and found.labels.shape == (len(found), len(TAGS))
     assert found.features.dtype == np.float32 and found.labels.dtype == np.int64 and set(found.sources) == {"camera"}
     np.testing.assert_allclose(np.linalg.norm(found.features, axis=1), 1, atol=1e-5)
@@ -90,25 +78,22 @@ def test_extract(world):
     images = torch.from_numpy(np.concatenate([batch["images"] for batch in rows]))
     np.testing.assert_allclose(found.features, tiny_encoder().features(images).numpy(), atol=1e-5)
     assert np.array_equal(found.labels, np.concatenate([batch["labels"] for batch in rows]))
-    some = _features(world, "calibration", limit=10)
     assert some.ids == found.ids[:10] and np.array_equal(some.features, found.features[:10])
-    changed = _features(world, "calibration", view="blur2")
     assert changed.ids == found.ids and np.abs(changed.features - found.features).max() > 1e-4
     kept = found.where(np.array([name == found.ids[3] for name in found.ids]))
     assert kept.ids == [found.ids[3]] and kept.features.shape == (1, 16)
 
 
 def test_features_are_computed_once(world):
-    requests = [Request(world / "encoder", world / "shards", "val", view) for view in ("", "jpeg50")]
-    told = []
-    extract(requests, ExtractConfig(), told.append)
+    requests = _requests(world, ("val",), ("val", "jpeg75"))  # the fit has computed them
     again = []
     extract(requests, ExtractConfig(), again.append)
-    assert told and not again
-    kept = sorted((world / "shards" / ".features").rglob("jpeg50/*.parquet"))
+    kept = sorted((world / "shards" / ".features").rglob("jpeg75/*.parquet"))
+    before = [file.stat().st_mtime_ns for file in kept]
+    assert kept and not again
     kept[0].unlink()  # what a kill had not reached
     extract(requests, ExtractConfig(), again.append)
-    assert len(again) == 1 and kept[0].is_file()
+    assert len(again) == 1 and [file.stat().st_mtime_ns for file in kept][1:] == before[1:]
 
 
 def test_errors_of_extraction(world, tmp_path):
@@ -131,17 +116,16 @@ def test_bundle_tells_its_origin(world):
     info = detector.info
     assert info.kind == "oc" and info.training.real > 50 and info.training.sources == {"camera": info.training.real}
     assert info.preprocessing.crop_scale == 1.3 and info.preprocessing.image_size == SIZE
-    held_out = _features(world, "val")
+    (held_out,) = _features(world, ("val",))
     rate = info.measured(0.05)
     assert rate.n == len(held_out)
     assert rate.count == int(detector.is_generated(detector.score(held_out.features)).sum())
     figures = info.training.figures
     assert {"bic", "bic_1", "held_out_log_likelihood_2", "mean_score_calibration", "mean_score_val"} <= set(figures)
     assert info.preprocessing.re_encodings == ("jpeg95", "jpeg75", "resize0.5") and info.unsure_fpr == 0.10
-    scores = {
-        view: detector.score(_features(world, "val", view=view).features)
-        for view in ("", *info.preprocessing.re_encodings)
-    }
+    views = ("", *info.preprocessing.re_encodings)
+    found = _features(world, *(("val", view) for view in views))
+    scores = {view: detector.score(own.features) for view, own in zip(views, found, strict=True)}
     verdicts = detector.judge(scores.pop(""), scores)
     assert info.unsure_rate.count == int(verdicts.unsure.sum()) and info.flagged_rate.count == int(
         verdicts.flagged.sum()
@@ -197,23 +181,6 @@ def test_leave_one_generator_out(world):
         fit_detector(single, lambda _: None)
 
 
-def test_an_imported_checkpoint_becomes_a_detector(world, tmp_path):
-    torch.save(resnet50(1, seed=3), tmp_path / "published.pth")  # CNNDetection's layout, random weights
-    output = tmp_path / "imported"
-    given = [f"output={output}", f"shards={world / 'shards'}", "re_encodings=[]"]
-    done = _run("import_checkpoint.py", tmp_path / "published.pth", *given)
-    assert done.returncode == 0, done.stderr
-    detector = load_detector(output / "detector")
-    assert detector.info.kind == "linear" and detector.info.training.real == 0
-    held_out = detector.info.calibration.n
-    assert detector.info.measured(0.05).n > 0 and str(output / "detector") in done.stdout
-    imported = load_import(output)
-    (found,) = extract([Request(output / "encoder", world / "shards", "calibration")], ExtractConfig(), lambda _: None)
-    assert len(found) == held_out
-    assert np.array_equal(detector.calibration.scores, np.sort(imported.head.score(found.features)))
-    assert "was imported" in (output / "detector" / "README.md").read_text()
-
-
 @pytest.mark.parametrize("kind", ["mahalanobis", "knn"])
 def test_other_heads(world, kind):
     info = fit_detector(_config(world, kind=kind, output=world / kind), lambda _: None)[kind]
@@ -222,7 +189,7 @@ def test_other_heads(world, kind):
 
 def test_fit_job(world, tmp_path):
     common = [f"encoder={world / 'encoder'}", f"shards={world / 'shards'}", "oc.components=[1, 2]", "oc.starts=1"]
-    done = _run("fit_detector.py", *common, "oc.pca=4", f"output={tmp_path / 'd'}")
+    done = run_job("fit_detector.py", *common, "oc.pca=4", f"output={tmp_path / 'd'}")
     assert done.returncode == 0, done.stderr
     assert "bic" in done.stdout and str(tmp_path / "d") in done.stdout and "95% interval" in done.stdout
     # The same faces, configuration and seed give the same decisions.
@@ -233,7 +200,7 @@ def test_fit_job(world, tmp_path):
         ([*common, "fpr=0.0001"], "ingest at least 9999"),
         ([*common[1:], f"encoder={tmp_path}"], "encoder.json is missing"),
     ):
-        failed = _run("fit_detector.py", *wrong, f"output={tmp_path / 'x'}")
+        failed = run_job("fit_detector.py", *wrong, f"output={tmp_path / 'x'}")
         assert failed.returncode == 2 and message in failed.stderr and "Traceback" not in failed.stderr
     assert not (tmp_path / "x").exists()
 
@@ -263,7 +230,7 @@ def folder(world, tmp_path_factory):
 
 
 def test_predict_job(world, folder):
-    plain = _run("predict.py", world / "detector", folder)
+    plain = run_job("predict.py", world / "detector", folder)
     assert plain.returncode == 1 and "Traceback" not in plain.stderr
     assert (
         len(re.findall(r"(?:photographic|AI-generated|unsure), p = ", plain.stdout)) == 3
@@ -292,13 +259,35 @@ def test_predict_job(world, folder):
         torch.set_num_threads(threads)
 
 
+def test_exif_is_told_beside_the_verdict_and_not_mixed_into_it(world, folder, tmp_path):
+    detector = load_detector(world / "detector")
+    data = (folder / "0300.jpg").read_bytes()
+    bare = io.BytesIO()
+    piexif.remove(data, bare)
+    shutil.copy(folder / "0300.faces.json", tmp_path / "with.faces.json")
+    shutil.copy(folder / "0300.faces.json", tmp_path / "without.faces.json")
+    (tmp_path / "with.jpg").write_bytes(data)
+    (tmp_path / "without.jpg").write_bytes(bare.getvalue())
+    files = [tmp_path / "with.jpg", tmp_path / "without.jpg"]
+    (_, first), (_, second) = inspect_files(detector, files, *LIMITS)
+    claims, without = first.faces[0].exif_consistency, second.faces[0].exif_consistency
+    assert without is None and set(claims.tags) <= set(TAGS)
+    for tag, claim in claims.tags.items():
+        assert claim.probability == pytest.approx(first.faces[0].read_outs[tag][claim.claimed])
+        assert 0 < claim.p_value <= 1
+    assert first.faces[0].model_copy(update={"exif_consistency": None}) == second.faces[0]
+    told = "\n".join(lines("with.jpg", first))
+    assert "the file's EXIF claims: " in told and "the pixels suggest: " in told and "most manipulated: " in told
+    assert "EXIF" not in "\n".join(lines("without.jpg", second))
+
+
 def test_predict_usage_errors(world, folder):
     for arguments, message in (
         ((world / "encoder", folder), "no detector folder"),
         ((world / "detector", folder / "nothing.jpg"), "does not exist"),
         ((world / "detector", folder / "0300.jpg", "--fpr", "0.00001"), "is the smallest"),
     ):
-        failed = _run("predict.py", *arguments)
+        failed = run_job("predict.py", *arguments)
         assert failed.returncode == 2 and message in failed.stderr and "Traceback" not in failed.stderr
 
 

@@ -1,7 +1,6 @@
 """Encoder and head as one ONNX graph, run by onnxruntime, against torch."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +22,11 @@ from blades_dist.detect.perceptron import BinaryHead
 from blades_dist.detect.whitening import Whitening
 from blades_dist.models.export import FrozenEncoder, open_encoder
 from tests.detect.toy_detector import tiny_encoder, toy_detector, unit_rows
+from tests.jobs import run_job
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-ROOT = Path(__file__).parents[2]
 D = 16
 RANDOM = np.random.default_rng(8)
 
@@ -114,8 +113,7 @@ def test_an_encoder_of_float_images_without_text_is_exported(tmp_path: Path) -> 
 def test_the_job_exports_a_bundle_with_what_a_verdict_needs(tmp_path: Path) -> None:
     save_detector(tmp_path / "detector", toy_detector("bc"))
     detector = load_detector(tmp_path / "detector")
-    command = [sys.executable, "jobs/export_onnx.py", str(tmp_path / "detector"), str(tmp_path / "out" / "x.onnx")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = run_job("export_onnx.py", tmp_path / "detector", tmp_path / "out" / "x.onnx")
     assert done.returncode == 0, done.stderr
     assert "largest differences from torch on 4 random pictures" in done.stdout
     session = onnxruntime.InferenceSession(str(tmp_path / "out" / "x.onnx"), providers=["CPUExecutionProvider"])

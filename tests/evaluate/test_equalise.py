@@ -8,7 +8,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -35,9 +34,7 @@ def pixels_of(row: dict[str, Any]) -> np.ndarray:
 
 
 def audited(real: Path, generated: Path) -> parity.Audit:
-    table = parity.read_containers(generated, "test")
-    by_source = {name: table.filter(pc.equal(table["source"], name)) for name in set(table["source"].to_pylist())}
-    return parity.audit(parity.read_containers(real, "test"), by_source, resamples=100)
+    return parity.audit_sets(real, generated, "test", resamples=100)
 
 
 @pytest.fixture(scope="module")

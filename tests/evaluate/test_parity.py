@@ -3,6 +3,7 @@ import pyarrow as pa
 import pytest
 
 from blades_dist.evaluate import parity
+from blades_dist.evaluate.container_auc import folds_of
 from blades_dist.evaluate.metrics import Estimate
 
 
@@ -92,7 +93,7 @@ def test_counts_name_the_frequent_values_and_sum_to_all():
 
 def test_faces_of_one_photograph_never_meet_in_fit_and_score():
     table = _recorded(230, 0, faces=7)
-    folds = parity._folds(parity._complete(table), np.random.default_rng(0))
+    folds = folds_of(parity._complete(table), np.random.default_rng(0))
     photos = np.array(table["photo"].to_pylist())
     assert all(len(set(folds[photos == photo])) == 1 for photo in set(photos))
     assert np.bincount(folds, minlength=5).min() >= 35

@@ -2,138 +2,22 @@
 
 import contextlib
 import csv
-import hashlib
 import io
 import json
-import runpy
-import sys
-from pathlib import Path
 
-import cv2
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from blades_dist.config import (
-    EvaluateConfig,
-    ExtractConfig,
-    FitConfig,
-    ImageTowerConfig,
-    ModelConfig,
-    RobustnessConfig,
-    TextTowerConfig,
-)
-from blades_dist.data.records import MANIFEST, Manifest, Shard, label_column, shard_schema
+from blades_dist.config import ExtractConfig
 from blades_dist.detect.bundle import load_detector
 from blades_dist.detect.extract import Request, extract
-from blades_dist.detect.fit import fit_detector
 from blades_dist.evaluate.inputs import EvaluationError
-from blades_dist.evaluate.robustness import robustness
 from blades_dist.evaluate.run import evaluate
-from blades_dist.models.export import freeze, save_encoder
-from blades_dist.models.joint import build_joint_model
-from blades_dist.tasks import TAGS, task_set
 from tests.evaluate.pages import Page, assert_self_contained
+from tests.evaluate.worlds import GENERATORS, evaluation, write_textures
+from tests.jobs import run_job
 
 pytestmark = pytest.mark.ray
-JOB = Path(__file__).parents[2] / "jobs" / "evaluate.py"
-GENERATORS = ("autoencoder", "gan_nearest")
-
-
-def _row(rng, split, source, index, blur, codec="jpeg"):
-    side = int(rng.integers(40, 90))
-    pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
-    pixels = cv2.GaussianBlur(pixels, (0, 0), blur) if blur else pixels
-    row = {item.name: None for item in shard_schema()} | {label_column(tag): -1 for tag in TAGS}
-    return row | {
-        "id": hashlib.sha256(f"{source}{split}{index}".encode()).hexdigest() + "-0",
-        "photo": f"{source}{split}{index}",
-        "split": split,
-        "source": source,
-        "path": f"{source}/{index:06d}.jpg",
-        "image": cv2.imencode(".png", pixels)[1].tobytes(),
-        "width": side,
-        "height": side,
-        "box": [0.0, 0.0, side / 1.3, side / 1.3],
-        "landmarks": [side / 2] * 10,
-        "codec": codec,
-        "jpeg_quality": float(rng.integers(80, 97)) if codec == "jpeg" else None,
-    }
-
-
-def _write_set(folder, kind, counts, blurs, seed, codec="jpeg"):
-    """``counts`` by split, of each source in ``blurs``."""
-    rng, shards = np.random.default_rng(seed), []
-    folder.mkdir(parents=True)
-    for split, n in counts.items():
-        rows = [_row(rng, split, source, i, blur, codec) for source, blur in blurs.items() for i in range(n)]
-        name = f"{split}-00000.parquet"
-        pq.write_table(pa.Table.from_pylist(rows, shard_schema()), folder / name, row_group_size=32)
-        digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        groups = [32] * (len(rows) // 32) + [len(rows) % 32] * bool(len(rows) % 32)
-        shards.append(Shard(name=name, split=split, rows=len(rows), row_groups=groups, sha256=digest))
-    manifest = Manifest(
-        kind=kind,
-        shards=shards,
-        ordinal_edges={},
-        vocabularies={},
-        split_seed=0,
-        files_seen=sum(s.rows for s in shards),
-        faces_seen=sum(s.rows for s in shards),
-        rows={s.split: s.rows for s in shards},
-        sources={name: sum(counts.values()) for name in blurs},
-        quarantine={},
-        crop_scale=1.3,
-        min_face_px=40,
-        locator="haar",
-    )
-    (folder / MANIFEST).write_text(manifest.model_dump_json())
-
-
-def _save_encoder(folder, seed):
-    towers = {"image": ImageTowerConfig(preset="resnet_tiny"), "text": TextTowerConfig(layers=1, width=16, heads=2)}
-    model = build_joint_model(ModelConfig(**towers, embed_dim=16, batchnorm="frozen"), task_set(), seed)
-    save_encoder(freeze(model, task_set(), 32, {"note": "<untrained> & unescaped"}), folder)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory, ray_cluster):
-    root = tmp_path_factory.mktemp("world")
-    photographs = {"train": 60, "val": 30, "calibration": 60, "test": 50}
-    _write_set(root / "shards", "photographs", photographs, {"camera": 0.0}, seed=0)
-    fakes = {"train": 20, "test": 25}
-    _write_set(root / "generated", "generated", fakes, dict(zip(GENERATORS, (0.5, 0.3), strict=True)), seed=1)
-    for seed, name in enumerate(("main", "other")):
-        _save_encoder(root / f"encoder-{name}", seed)
-        _fit(root, name, kind="oc", encoder=str(root / f"encoder-{name}"))
-    known = {"kind": "bc", "encoder": str(root / "encoder-main"), "generated": root / "generated"}
-    _fit(root, "bc", **known, generators=["gan_nearest"])
-    _fit(root, "loo", **known, leave_one_out=True)
-    run = root / "run"
-    run.mkdir()
-    names = list(task_set().names)
-    (run / "weights.json").write_text(
-        json.dumps({"names": names, "history": [[s, [1 + s / 100] * len(names)] for s in range(5)]})
-    )
-    task = {"accuracy": 0.6, "low": 0.55, "high": 0.65, "majority": 0.4, "n": 100}
-    coarse = {"value": 0.9, "low": 0.85, "high": 0.95, "n": 80}
-    (run / "validation.json").write_text(json.dumps({"coarse_auc": coarse, "tasks": {"iso": task}}))
-    return root
-
-
-def _fit(root, name, **values):
-    oc = {"components": 2, "pca": 4, "starts": 1}
-    config = {"shards": root / "shards", "output": root / name, "oc": oc, "bc": {"hidden": 8, "epochs": 5}}
-    config["re_encodings"] = ["jpeg75"]
-    fit_detector(FitConfig.model_validate(config | values), lambda _: None)
-
-
-def _config(world, **values):
-    detectors = {"main": str(world / "main"), "a <b> & c": str(world / "other"), "bc": str(world / "bc")}
-    detectors |= {"loo": str(world / "loo"), "mine": "tests.evaluate.scorers:brightness"}
-    known = {"shards": world / "shards", "generated": world / "generated", "output": world / "out", "bootstrap": 200}
-    return EvaluateConfig.model_validate({"detectors": detectors, "history": world / "run"} | known | values)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +25,7 @@ def done(world):
     """The report's folder and what was printed."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        page = evaluate(_config(world))
+        page = evaluate(evaluation(world))
     return page.parent, out.getvalue()
 
 
@@ -222,37 +106,26 @@ def test_pretraining_and_mistakes_are_shown(done):
     assert len(thumbnails) == 16
 
 
-def test_a_planted_container_leak_opens_everything(world, tmp_path, capsys):
-    _write_set(tmp_path / "png", "generated", {"test": 30}, {"foreign": 0.4}, seed=2, codec="png")
-    page = evaluate(
-        _config(
-            world,
-            detectors={"main": str(world / "main")},
-            generated=tmp_path / "png",
-            output=tmp_path / "out",
-            history=None,
-        )
-    )
+def test_a_planted_container_leak_opens_everything_and_a_rerun_replaces_its_own_files_only(world, tmp_path, capsys):
+    plant, output = {"foreign": {"codec": "png"}}, tmp_path / "out"
+    write_textures(tmp_path / "png", "generated", {"test": 30}, {"foreign": 0.4}, seed=2, planted=plant)
+    detectors = {"main": str(world / "main")}
+    config = evaluation(world, detectors=detectors, generated=tmp_path / "png", output=output, history=None)
+    (output / "plots").mkdir(parents=True)
+    (output / "mine.txt").write_text("kept")
+    (output / "plots" / "weights.png").write_text("of an earlier run")
+    page = evaluate(config)
     first = "THE TEST SET LEAKS THROUGH ITS CONTAINER"
     assert capsys.readouterr().out.startswith(first)
     text = page.read_text()
     assert Page(text).text[0].startswith(first) and "<title>LEAK: " in text
-    assert (page.parent / "tables.md").read_text().startswith(first)
+    assert (output / "tables.md").read_text().startswith(first)
     assert "Nothing marks them as simulated" in text
-
-
-def test_a_rerun_replaces_its_own_files_only(world, tmp_path):
-    config = _config(world, detectors={"main": str(world / "main")}, output=tmp_path, history=None)
-    (tmp_path / "mine.txt").write_text("kept")
-    (tmp_path / "plots").mkdir()
-    (tmp_path / "plots" / "weights.png").write_text("of an earlier run")
+    results = json.loads((output / "results.json").read_text())
     evaluate(config)
-    first = json.loads((tmp_path / "results.json").read_text())
-    evaluate(config)
-    second = json.loads((tmp_path / "results.json").read_text())
-    assert (tmp_path / "mine.txt").read_text() == "kept" and not (tmp_path / "plots" / "weights.png").exists()
-    assert first | {"created": ""} == second | {"created": ""}
-    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+    assert results | {"created": ""} == json.loads((output / "results.json").read_text()) | {"created": ""}
+    assert (output / "mine.txt").read_text() == "kept" and not (output / "plots" / "weights.png").exists()
+    assert not [p for p in output.iterdir() if p.name.startswith(".")]
 
 
 @pytest.mark.parametrize(
@@ -270,17 +143,13 @@ def test_user_errors_name_the_key(world, values, message):
         return {k: str(path(v)) for k, v in value.items()} if isinstance(value, dict) else world / value
 
     with pytest.raises(EvaluationError, match=message):
-        evaluate(_config(world, **{key: path(value) for key, value in values.items()}))
+        evaluate(evaluation(world, **{key: path(value) for key, value in values.items()}))
 
 
-def test_the_job_ends_with_status_2_and_a_message(world, monkeypatch, capsys):
+def test_the_job_ends_with_status_2_and_a_message(world):
     keys = {"shards": world / "shards", "generated": world / "nowhere", "output": world / "x"}
-    arguments = [f"{key}={value}" for key, value in keys.items()]
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", f"detectors.main={world / 'main'}", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(JOB), run_name="__main__")
-    assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith("evaluate: generated: ")
+    ended = run_job("evaluate.py", f"detectors.main={world / 'main'}", *(f"{key}={keys[key]}" for key in keys))
+    assert ended.returncode == 2 and ended.stderr.startswith("evaluate: generated: ")
     assert not (world / "x").exists()
 
 
@@ -310,43 +179,23 @@ def test_a_scorer_of_ones_own_is_calibrated_and_judged(world, done):
         ("tests.evaluate.scorers:short", r"returned \(1,\) for"),
     ):
         with pytest.raises(EvaluationError, match=rf"detectors\.d: .*{message}"):
-            evaluate(_config(world, detectors={"d": wrong}, output=world / "x"), lambda _: None)
+            evaluate(evaluation(world, detectors={"d": wrong}, output=world / "x"), lambda _: None)
 
 
-def test_equalising_removes_a_planted_leak_and_recalibrates(world, tmp_path, capsys):
-    _write_set(tmp_path / "png", "generated", {"test": 40}, {"foreign": 0.4}, seed=2, codec="png")
-    detectors, output = {"main": str(world / "main")}, tmp_path / "out"
-    config = _config(world, detectors=detectors, generated=tmp_path / "png", output=output, history=None, equalise=True)
-    page = evaluate(config, lambda _: None)
-    assert capsys.readouterr().out.startswith("THE TEST SET LEAKS THROUGH ITS CONTAINER")
+def test_equalising_removes_planted_leaks_and_recalibrates(world, tmp_path):
+    planted = {"foreign": {"codec": "png"}, "one_size": {"side": 64}}
+    blurs = dict.fromkeys(planted, 0.4)
+    write_textures(tmp_path / "leaky", "generated", {"test": 40}, blurs, seed=2, planted=planted)
+    output = tmp_path / "out"
+    given = {"shards": world / "shards", "generated": tmp_path / "leaky", "output": output, "bootstrap": 200}
+    arguments = [f"detectors.main={world / 'main'}", *(f"{key}={value}" for key, value in given.items())]
+    done = run_job("evaluate.py", *arguments, "--equalise")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("THE TEST SET LEAKS THROUGH ITS CONTAINER")
     results = json.loads((output / "results.json").read_text())
-    assert results["audit_before"]["leaking"] == ["foreign"] and results["audit"]["leaking"] == []
+    assert set(planted) <= set(results["audit_before"]["leaking"]) and results["audit"]["leaking"] == []
+    assert set(planted) <= set(results["audit"]["container_auc"])
     assert "found anew on the calibration photographs" in results["data"]["remarks"][0]
     facts = results["detectors"]["main"]["facts"]
     assert facts["threshold"] != load_detector(world / "main").threshold()
-    assert Page(page.read_text()).text[0].startswith("Container audit passed")
-
-
-def test_robustness_grid(world, tmp_path, capsys):
-    config = RobustnessConfig(
-        detectors={"main": world / "main"},
-        shards=world / "shards",
-        generated=world / "generated",
-        output=tmp_path,
-        rows=["Gaussian blur"],
-        limit=40,
-        bootstrap=100,
-    )
-    told = []
-    page = robustness(config, told.append)
-    assert_self_contained(page.read_text())
-    cells = json.loads((tmp_path / "robustness.json").read_text())["cells"]
-    assert [cell["perturbation"] for cell in cells] == ["", "blur0.5", "blur1", "blur2", "blur4"]
-    assert all(cell["auc"]["n_real"] == 40 for cell in cells)
-    # The grid was blurred like its fakes are: what was found by sharpness is found no more.
-    assert cells[0]["auc"]["value"] != cells[4]["auc"]["value"]
-    again = []
-    robustness(config, again.append)
-    assert any("features of" in line for line in told) and not any("features of" in line for line in again)
-    with pytest.raises(EvaluationError, match="rows: sharpen are not in the grid; it has: JPEG"):
-        robustness(config.model_copy(update={"rows": ["sharpen"]}))
+    assert Page((output / "report.html").read_text()).text[0].startswith("Container audit passed")

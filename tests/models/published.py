@@ -12,6 +12,7 @@ State = dict[str, Tensor]
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 BLOCKS = (3, 4, 6, 3)
+WORDS, POSITIONS, WIDTH, JOINT = 520, 77, 64, 96
 
 
 def resnet50(outputs: int, seed: int = 0) -> State:
@@ -165,3 +166,40 @@ def crops_of(*sides: int) -> list[np.ndarray]:
         smooth = F.interpolate(coarse, (side, side), mode="bicubic")[0].permute(1, 2, 0).numpy()
         found.append(np.clip(128 + 60 * smooth + random.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8))
     return found
+
+
+def text_tower() -> TextTower:
+    """A small CLIP text tower with random numbers, the same each time."""
+    torch.manual_seed(0)
+    tower = TextTower(WORDS, POSITIONS, WIDTH, layers=2, out=JOINT)
+    scramble(tower, 1)
+    return tower
+
+
+def released_state() -> State:
+    """What ``CLIP_EXIF_Net.state_dict()`` holds."""
+    random = torch.Generator().manual_seed(2)
+    text = {
+        **text_tower().state_dict(),
+        "text_fc.weight": torch.randn(768, JOINT, generator=random) * JOINT**-0.5,
+        "text_fc.bias": torch.randn(768, generator=random) * 0.1,
+        "logit_scale": torch.tensor(2.7),
+    }
+    visual = {f"visual.{name}": value for name, value in resnet50(768).items()}
+    return {f"model.{name}": value for name, value in {**visual, **text}.items()}
+
+
+def perceptron() -> State:
+    """The layers of the released ``BC_MLP``."""
+    random = torch.Generator().manual_seed(5)
+    return {
+        "fc1.weight": torch.randn(1536, 768, generator=random),
+        "fc1.bias": torch.randn(1536, generator=random) * 0.3,
+        "fc2.weight": torch.randn(2, 1536, generator=random) * 1536**-0.5,
+        "fc2.bias": torch.randn(2, generator=random),
+    }
+
+
+def binary_state(oc: State) -> State:
+    """What ``BC.pth`` holds, of the state of an ``OC.pth``."""
+    return {f"model.{name}": value for name, value in oc.items()} | perceptron()

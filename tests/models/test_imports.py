@@ -1,7 +1,5 @@
 """Imports of other published detectors, telling formats apart, and the job."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,10 @@ from transformers import CLIPConfig, CLIPModel
 
 from blades_dist.config import ImportConfig
 from blades_dist.models.imports import Imported, load_import, read_import, save_import
+from tests.jobs import run_job
 from tests.models import published
 from tests.models.published import crops_of, normalised, resnet50, resnet50_forward
 
-ROOT = Path(__file__).parents[2]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -111,8 +109,7 @@ def test_files_and_options_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 def test_the_job_writes_what_it_says(tmp_path: Path) -> None:
     torch.save({f"visual.{n}": v for n, v in vision_tower().state_dict().items()}, tmp_path / "tower.pth")
-    command = [sys.executable, "jobs/import_checkpoint.py", str(tmp_path / "tower.pth"), f"output={tmp_path / 'out'}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = run_job("import_checkpoint.py", tmp_path / "tower.pth", f"output={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr
     assert "tower.pth as clip: encoder of 24 features at 32 pixels, head: none" in done.stdout
     assert load_import(tmp_path / "out").encoder.info.provenance["file"] == "tower.pth"

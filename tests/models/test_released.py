@@ -17,45 +17,20 @@ from blades_dist.detect.one_class import OneClassHead
 from blades_dist.models.imported import load_import, save_import
 from blades_dist.models.released import read_released
 from blades_dist.tasks import task_set
-from tests.models import published
-from tests.models.published import State, crops_of, released_images, resnet50, resnet50_forward
+from tests.models.published import (
+    POSITIONS,
+    WIDTH,
+    State,
+    binary_state,
+    crops_of,
+    perceptron,
+    released_images,
+    released_state,
+    resnet50_forward,
+    text_tower,
+)
 
-WORDS, POSITIONS, WIDTH, JOINT = 520, 77, 64, 96
 SIDES = (160, 224, 300, 411)
-
-
-def text_tower() -> published.TextTower:
-    torch.manual_seed(0)
-    tower = published.TextTower(WORDS, POSITIONS, WIDTH, layers=2, out=JOINT)
-    published.scramble(tower, 1)
-    return tower
-
-
-def released_state() -> State:
-    """What ``CLIP_EXIF_Net.state_dict()`` holds."""
-    random = torch.Generator().manual_seed(2)
-    text = {
-        **text_tower().state_dict(),
-        "text_fc.weight": torch.randn(768, JOINT, generator=random) * JOINT**-0.5,
-        "text_fc.bias": torch.randn(768, generator=random) * 0.1,
-        "logit_scale": torch.tensor(2.7),
-    }
-    visual = {f"visual.{name}": value for name, value in resnet50(768).items()}
-    return {f"model.{name}": value for name, value in {**visual, **text}.items()}
-
-
-def perceptron() -> State:
-    random = torch.Generator().manual_seed(5)
-    return {
-        "fc1.weight": torch.randn(1536, 768, generator=random),
-        "fc1.bias": torch.randn(1536, generator=random) * 0.3,
-        "fc2.weight": torch.randn(2, 1536, generator=random) * 1536**-0.5,
-        "fc2.bias": torch.randn(2, generator=random),
-    }
-
-
-def binary_state(oc: State) -> State:
-    return {f"model.{name}": value for name, value in oc.items()} | perceptron()
 
 
 @pytest.fixture(scope="module")
