@@ -1,6 +1,6 @@
 """A sweep on simulated photographs, killed once and resumed; the best against the default, and what the objective knew.
 
-python benchmarks/sweep.py                     the demo's preset on 1,500 photographs: prints the table
+python benchmarks/sweep.py                     the demo's preset and data set: prints the table
 python benchmarks/sweep.py --write             also writes benchmarks/results/sweep.md
 python benchmarks/sweep.py --folder DIR        keeps (and takes up) its data and its sweep there
 
@@ -48,7 +48,7 @@ ROOT = Path(__file__).parents[1]
 PRESET = ROOT / "jobs" / "configs" / "demo.yaml"
 CPUS = 2
 LEFT, LOG, KILLED = "left_over.json", "driver.log", "killed.json"
-HALFWAY = 28, 112  # steps of a run that is killed
+HALFWAY = 45, 120  # steps of a run that is killed
 AGREEMENT = 100  # detector trials, about, that are fitted again to see how they do against AI faces
 
 
@@ -94,14 +94,8 @@ def configured(folder: Path, options: argparse.Namespace) -> SweepConfig:
         f"pretrain.data.shards={folder / 'shards' / 'photographs'}",
         f"generated={folder / 'shards' / 'generated'}",
         f"pretrain.train.epochs={options.epochs}",
-        # Few photographs: small batches, so that there are some steps to learn in.
-        "pretrain.train.batch_size=16",
-        "pretrain.train.warmup_steps=10",
-        "pretrain.train.checkpoint_every=28",
         f"encoders.candidates={options.candidates}",
         f"encoders.seeds={options.seeds}",
-        "encoders.validate_every=28",
-        "encoders.grace=56",
         f"detectors.trials={options.trials}",
         f"ray.num_cpus={CPUS}",
     ]
@@ -193,7 +187,7 @@ def report(folder: Path, options: argparse.Namespace, killed: dict[str, str], se
         f"end), Ray with {CPUS} logical CPUs",
         f"- Python {platform.python_version()}, Ray {version('ray')}, Optuna {version('optuna')}, "
         f"PyTorch {version('torch')}, scikit-learn {version('scikit-learn')}",
-        f"- {options.photographs} photographs of 128 pixels, {options.epochs} epochs a run in batches of 16, "
+        f"- {options.photographs} photographs of 128 pixels, {options.epochs} epochs a run, "
         f"{options.seeds} seeds a configuration; the demo's model and spaces",
         f"- {len(states)} encoder runs: {states.count('finished')} finished, {states.count('stopped')} stopped early "
         f"(at steps {', '.join(map(str, sorted(stopped_at.values()))) or '-'} of "
@@ -270,12 +264,12 @@ def _command(folder: Path) -> list[str]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="default: a temporary one")
-    parser.add_argument("--photographs", type=int, default=1500)
-    parser.add_argument("--per-family", type=int, default=120)
+    parser.add_argument("--photographs", type=int, default=5000)
+    parser.add_argument("--per-family", type=int, default=250)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--candidates", type=int, default=4)
+    parser.add_argument("--candidates", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--trials", type=int, default=70)
+    parser.add_argument("--trials", type=int, default=110)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--drive", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
