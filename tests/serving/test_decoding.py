@@ -1,5 +1,6 @@
 """The bounded decoding process: what it gives is what ``prepare`` gives, and what becomes of files that it dies of."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -73,10 +74,18 @@ def test_a_file_that_needs_too_much_memory(process, detector):
     ("sent", "times", "reason"),
     [(signal.SIGKILL, 1, None), (signal.SIGKILL, 2, "too_large"), (signal.SIGSEGV, 1, "unreadable")],
 )
-def test_a_process_that_dies_at_work_is_replaced(process, detector, sent, times, reason):
+def test_a_process_that_dies_at_work_is_replaced(process, detector, monkeypatch, sent, times, reason):
     """Killed once, another one gets the file; killed twice, or crashed, it is the file's fault."""
-    how, found, seen, before = detector.info.preprocessing, [], set(), process.failures
-    os.kill(process.pid, signal.SIGSTOP)  # so that it is still at work when it dies
+    how, found, seen, before, start = detector.info.preprocessing, [], set(), process.failures, process._start
+
+    def stopped():  # so that it is still at work when it dies
+        child = start()
+        if len(seen) < times:
+            os.kill(child.pid, signal.SIGSTOP)
+        return child
+
+    monkeypatch.setattr(process, "_start", stopped)
+    os.kill(process.pid, signal.SIGSTOP)
     thread = threading.Thread(target=lambda: found.append(process.prepare(noise(1), how, True)))
     thread.start()
     wait_for(process._lock.locked)
@@ -85,7 +94,8 @@ def test_a_process_that_dies_at_work_is_replaced(process, detector, sent, times,
         wait_for(lambda: process.pid not in (None, *seen))
         seen.add(process.pid)
         os.kill(process.pid, sent)
-        os.kill(process.pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):  # a killed one needs no going on
+            os.kill(process.pid, signal.SIGCONT)
     thread.join(60)
     assert process.failures == before + times
     assert isinstance(found[0], Prepared) if reason is None else found[0].reason == reason
