@@ -183,7 +183,7 @@ def report(folder: Path, options: argparse.Namespace, killed: dict[str, str], se
         "`python benchmarks/sweep.py --write`. Simulated photographs: results say that the machinery works, not how "
         "well it detects any real generator.",
         "",
-        f"- device: {cpu_name()}, {os.cpu_count()} cores shared with other work (load {os.getloadavg()[0]:.1f} at the "
+        f"- device: {cpu_name()}, {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f} at the "
         f"end), Ray with {CPUS} logical CPUs",
         f"- Python {platform.python_version()}, Ray {version('ray')}, Optuna {version('optuna')}, "
         f"PyTorch {version('torch')}, scikit-learn {version('scikit-learn')}",
@@ -209,7 +209,7 @@ def report(folder: Path, options: argparse.Namespace, killed: dict[str, str], se
         "configurations of the encoder of the correlation among its own trials.",
         "",
         table(agreement(config, ledger, rows)),
-        (config.folder / TABLE).read_text().replace("# Sweep", "## Sweep", 1).replace("\n## ", "\n### "),
+        (config.folder / TABLE).read_text().replace(f"# Sweep {config.name}", "## What was found", 1).replace("\n## ", "\n### "),
     ]
     return "\n".join(lines)
 
