@@ -177,6 +177,7 @@ def report(folder: Path, options: argparse.Namespace, killed: dict[str, str], se
     rows = [Row(**row) for row in result["detectors"]]
     stopped_at = {run.name: run.reports[-1][0] for run in ledger.runs.values() if run.state == "stopped"}
     left = json.loads((config.folder / LEFT).read_text())
+    found = (config.folder / TABLE).read_text()
     lines = [
         "# A sweep of encoders and detectors, killed once and resumed",
         "",
@@ -209,7 +210,7 @@ def report(folder: Path, options: argparse.Namespace, killed: dict[str, str], se
         "configurations of the encoder of the correlation among its own trials.",
         "",
         table(agreement(config, ledger, rows)),
-        (config.folder / TABLE).read_text().replace(f"# Sweep {config.name}", "## What was found", 1).replace("\n## ", "\n### "),
+        found.replace(f"# Sweep {config.name}", "## What was found", 1).replace("\n## ", "\n### "),
     ]
     return "\n".join(lines)
 
