@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +124,9 @@ def hosts(count: int, cpus: int = 1) -> Iterator[Hosts]:
 class Job:
     """``jobs/pretrain.py`` as a driver on the head node; its output goes to ``log``, appended."""
 
-    def __init__(self, cluster: Hosts, settings: dict[str, object], log: Path) -> None:
+    def __init__(
+        self, cluster: Hosts, settings: dict[str, object], log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.log = log
         command = [sys.executable, str(Path(__file__).parents[2] / "jobs" / "pretrain.py")]
         with log.open("ab") as file:
@@ -132,7 +134,7 @@ class Job:
                 [*command, *(f"{key}={value}" for key, value in settings.items())],
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env=cluster.environment,
+                env=cluster.environment | dict(environment or {}),
             )
 
     @property

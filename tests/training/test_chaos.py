@@ -44,7 +44,9 @@ def test_an_elastic_run_saves_before_its_node_goes_and_goes_on_with_less(
     """A preemption notice: a checkpoint within the grace time, then one worker instead of two."""
     values = settings(folder / "shards", folder, "elastic", STEPS, EVERY)
     values |= {"train.workers": "[1, 2]", "train.checkpoint_every": 1000, "train.resize_seconds": 1000}
-    job = Job(cluster, values, folder / "elastic.log")
+    # After the loss Ray first tries a group on the node that is gone, for as long as this.
+    patience = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30"}
+    job = Job(cluster, values, folder / "elastic.log", patience)
     wait_until(lambda: "step 5/" in job.output or job.process.poll() is not None, "five steps")
     assert job.process.poll() is None, job.output[-6000:]
     with cluster.frozen("ray::RayTrainWorker") as workers:

@@ -87,13 +87,15 @@ def test_a_run_that_diverges_skips_and_then_stops_at_its_last_good_state(shards:
 
 @pytest.mark.ray
 def test_what_cannot_run_is_refused_with_the_reason(shards: Path) -> None:
-    for values, message in (
+    cases = (
         ({"data.shards": shards / "none"}, "manifest.json is missing"),
         ({"train.batch_size": 64}, "fewer than one global batch of 128"),
         ({"train.cpus_per_worker": 8}, "2 workers need 16 CPU, the cluster has 2"),
-    ):
-        job = start(shards, "refused", **values)
-        output = job.communicate(timeout=120)[0]
+    )
+    # Side by side: most of a refusal is importing.
+    jobs = [start(shards, f"refused-{number}", **values) for number, (values, _) in enumerate(cases)]
+    for job, (_, message) in zip(jobs, cases, strict=True):
+        output = job.communicate(timeout=240)[0]
         assert job.returncode == 2 and message in output, output
         assert "Traceback" not in output
 
