@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,8 +16,8 @@ from typing import IO
 
 import psutil
 import ray
+from ray._common.utils import get_default_system_temp_dir
 from ray._private import ray_constants
-from ray._private import utils as ray_utils
 
 from blades_dist.config import RayConfig
 
@@ -65,7 +66,9 @@ def head(num_cpus: int | None = None) -> Iterator[dict[str, str]]:
     ``num_cpus`` logical CPUs; None: all.
 
     Yields the environment in which ``ray job submit`` and every job of this project find it. Other clusters of this
-    machine are left alone (``ray stop`` would end them too).
+    machine are left alone (``ray stop`` would end them too), and leave this one alone: it keeps its files, by which Ray
+    finds the cluster of a submitted job, in a folder of its own. They are removed, unless the block raises: then
+    standard error says where Ray's logs are.
 
     Raises:
         RuntimeError: Ray did not start; the message ends with what it printed.
@@ -83,9 +86,11 @@ def head(num_cpus: int | None = None) -> Iterator[dict[str, str]]:
     options = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-host={LOOPBACK}"]
     # The agent starts the submitted jobs; its usual port is the same for every cluster of a machine.
     options += [f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"]
-    options += ["--disable-usage-stats", "--include-log-monitor=true"]
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir=get_default_system_temp_dir()))  # short, as sockets need
+    options += ["--disable-usage-stats", "--include-log-monitor=true", f"--temp-dir={folder}"]
     if num_cpus is not None:
         options.append(f"--num-cpus={num_cpus}")
+    done = False
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             [scripts / "ray", "start", "--head", "--block", *options], stdout=log, stderr=log, env=environment
@@ -96,11 +101,16 @@ def head(num_cpus: int | None = None) -> Iterator[dict[str, str]]:
                 "RAY_ADDRESS": f"{LOOPBACK}:{gcs}",
                 "RAY_API_SERVER_ADDRESS": f"http://{LOOPBACK}:{dashboard}",
             }
+            done = True
         finally:
-            _stop(process, f"{LOOPBACK}:{gcs}")
+            _stop(process)
+            if done:
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                print(f"Ray's logs: {folder / 'session_latest' / 'logs'}", file=sys.stderr)
 
 
-def _stop(process: "subprocess.Popen[bytes]", address: str) -> None:
+def _stop(process: "subprocess.Popen[bytes]") -> None:
     """Ends ``ray start --block`` and everything below it, jobs included."""
     family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     process.terminate()
@@ -112,9 +122,6 @@ def _stop(process: "subprocess.Popen[bytes]", address: str) -> None:
             straggler.kill()
     process.kill()
     process.wait()
-    # A later cluster's tools would look for this one.
-    if ray_utils.read_ray_address() == address:
-        Path(ray_utils.get_ray_address_file(None)).unlink(missing_ok=True)
 
 
 def _wait_for(
