@@ -1,11 +1,14 @@
-"""Files that appear whole or not at all, whenever the process or the machine stops."""
+"""Files that appear whole or not at all, whenever the process or the machine stops; folders of one process."""
 
+import fcntl
 import os
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+LOCK = ".lock"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -45,3 +48,18 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def alone(folder: Path, refusal: Exception) -> Iterator[None]:
+    """Holds ``folder/.lock`` for the enclosed block; the system lets go of it when the process ends, however it does.
+
+    Raises:
+        refusal: another process holds it.
+    """
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise refusal from None
+        yield

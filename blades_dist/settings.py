@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -89,6 +89,29 @@ def validate(stage: type[Stage], values: dict[str, Any]) -> Stage:
         return stage.model_validate(values)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(stage, item) for item in error.errors())) from None
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested sections by dotted keys."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def among(key: str, sections: Sequence[str]) -> bool:
+    """Whether the dotted ``key`` is one of ``sections`` or lies in one."""
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
+
+
+def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What two mappings of dotted keys to values do not share, a line a key."""
+    return [
+        f"{key}: {there.get(key)!r} there, {now.get(key)!r} now"
+        for key in sorted(there.keys() | now.keys())
+        if there.get(key) != now.get(key)
+    ]
 
 
 def _read(file: Path, section: str) -> dict[str, Any]:

@@ -4,11 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from blades_dist.files import write_atomically, write_through
+from blades_dist.files import alone, write_atomically, write_through
 
 KILLED = """
 import os, sys
@@ -52,3 +53,13 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
         os.kill(writer.pid, signal.SIGKILL)
     lines = file.read_text().splitlines()
     assert len(lines) == 50_000 and len(set(lines)) == 1
+
+
+def test_a_folder_belongs_to_one_at_a_time(tmp_path: Path) -> None:
+    def hold() -> AbstractContextManager[None]:
+        return alone(tmp_path, ValueError("taken"))
+
+    with hold(), pytest.raises(ValueError, match="taken"), hold():
+        raise AssertionError("both hold it")
+    with hold():
+        pass

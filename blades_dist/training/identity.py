@@ -7,10 +7,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from blades_dist import settings
 from blades_dist.config import PretrainConfig
 from blades_dist.data.records import read_manifest
 from blades_dist.files import write_atomically
-from blades_dist.settings import ConfigError, validate
+from blades_dist.settings import ConfigError, among, flat, validate
 
 CONFIG = "config.yaml"  # in a run folder
 # What may differ when a run of the same name goes on: how it is run, not what it computes. Workers and their batch size
@@ -39,7 +40,7 @@ FREE_KEYS = (
 
 def is_free(key: str) -> bool:
     """Whether the dotted ``key`` may change when a run goes on."""
-    return any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
+    return among(key, FREE_KEYS)
 
 
 def write(config: PretrainConfig, folder: Path) -> None:
@@ -94,12 +95,7 @@ def read(folder: Path) -> PretrainConfig:
 
 def differences(old: PretrainConfig | dict[str, Any], new: PretrainConfig) -> list[str]:
     """What two configurations of one run may not differ in and do, a line a key."""
-    there, now = dict(_compared(old)), dict(_compared(new))
-    return [
-        f"{key}: {there.get(key)!r} there, {now.get(key)!r} now"
-        for key in sorted(there.keys() | now.keys())
-        if there.get(key) != now.get(key)
-    ]
+    return settings.differences(dict(_compared(old)), dict(_compared(new)))
 
 
 def _completed(record: dict[str, Any]) -> PretrainConfig | dict[str, Any]:
@@ -116,12 +112,3 @@ def _compared(config: PretrainConfig | dict[str, Any]) -> Iterator[tuple[str, An
         yield "the global batch (train.batch_size x train.workers)", config.train.global_batch
         config = config.model_dump(mode="json")
     yield from ((key, value) for key, value in flat(config) if not is_free(key))
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested sections by dotted keys."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -1,11 +1,9 @@
 """Starting, resuming and finishing a pretraining run on Ray Train."""
 
-import fcntl
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from blades_dist.config import PretrainConfig
 from blades_dist.data.order import global_batches
 from blades_dist.data.records import read_manifest
+from blades_dist.files import alone
 from blades_dist.models.export import DESCRIPTION
 from blades_dist.settings import ConfigError
 from blades_dist.training import identity, store
@@ -24,8 +23,6 @@ from blades_dist.training.sinks import check_sinks
 from blades_dist.training.stopping import Stop
 from blades_dist.training.summary import plot_trajectories, summary
 from blades_dist.training.worker import STOPPED, pretrain_worker
-
-LOCK = ".lock"  # in the run folder, held by the process that drives the run
 
 
 class RunStoppedError(Exception):
@@ -79,7 +76,11 @@ def pretrain(config: PretrainConfig) -> Path:
     folder = config.storage / config.name
     check_cluster(config)
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    refusal = ConfigError(
+        f"run {folder.name!r} in {folder.parent} is being driven by another process; wait for it, stop it, or "
+        "choose another name"
+    )
+    with alone(folder, refusal):
         identity.write(config, folder)
         (folder / STOPPED).unlink(missing_ok=True)
         stop = Stop()
@@ -155,19 +156,6 @@ def _fit(config: PretrainConfig, stop: Stop) -> Result:
                 raise
             print(f"the trainer was lost ({type(error).__name__}); start {losses + 1} of this run", flush=True)
             time.sleep(1)  # its workers are being ended by Ray
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    with (folder / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"run {folder.name!r} in {folder.parent} is being driven by another process; wait for it, stop it, or "
-                "choose another name"
-            ) from None
-        yield
 
 
 def _why(stopped: dict[str, Any], folder: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from blades_dist import __version__
 from blades_dist.config import PretrainConfig
-from blades_dist.training.identity import flat
+from blades_dist.settings import flat
 from blades_dist.training.sinks import Scalars
 
 _PARAMETERS_A_CALL = 100  # MLflow takes no more

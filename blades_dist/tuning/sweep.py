@@ -1,18 +1,15 @@
 """A sweep from beginning to end; the same name and storage go on where it was left, however it ended."""
 
-import fcntl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from blades_dist.data.records import read_manifest
 from blades_dist.detect.calibrate import check_supported
 from blades_dist.detect.fit import fit_detector
-from blades_dist.files import write_atomically
-from blades_dist.settings import ConfigError
+from blades_dist.files import alone, write_atomically
+from blades_dist.settings import ConfigError, among, differences, flat
 from blades_dist.training import launch
 from blades_dist.tuning.compare import Contestant, compare
 from blades_dist.tuning.config import TEST, SweepConfig
@@ -77,7 +74,8 @@ def sweep(config: SweepConfig, say: Say = print) -> Path:
         SweepError: there is nothing to choose from.
     """
     config.folder.mkdir(parents=True, exist_ok=True)
-    with _alone(config.folder):
+    refusal = ConfigError(f"sweep {config.folder.name!r} is being driven by another process; wait for it")
+    with alone(config.folder, refusal):
         write_atomically(config.folder / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         ledger = search_encoders(config, say)
         rows = search_detectors(config, ledger, say)
@@ -131,35 +129,16 @@ def _check_same(config: SweepConfig) -> None:
         old = SweepConfig.model_validate(yaml.safe_load(file.read_text())).model_dump(mode="json")
     except ValueError:
         old = yaml.safe_load(file.read_text())
-    before, now = dict(_flat(old)), dict(_flat(config.model_dump(mode="json")))
-    changed = [
-        f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not any(key == free or key.startswith(f"{free}.") for free in _FREE)
-    ]
+    there, now = (
+        {key: value for key, value in flat(values) if not among(key, _FREE)}
+        for values in (old, config.model_dump(mode="json"))
+    )
+    changed = differences(there, now)
     if changed:
         raise ConfigError(
             f"sweep {config.name!r} exists in {config.folder} with another configuration; choose another name, or "
             "delete that folder to start anew:\n  " + "\n  ".join(changed)
         )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"sweep {folder.name!r} is being driven by another process; wait for it") from None
-        yield
 
 
 __all__ = ["ConfigError", "SweepError", "check", "sweep"]
