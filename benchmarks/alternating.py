@@ -18,16 +18,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from blades_dist.bilevel.reduce import World
-from blades_dist.bilevel.weights import build_weights
+from blades_dist.bilevel.build import build_weights
 from blades_dist.config import IngestConfig, PretrainConfig, RayConfig
 from blades_dist.data.read import read_split
+from blades_dist.distributed import World
 from blades_dist.models.joint import build_joint_model
 from blades_dist.settings import load
 from blades_dist.tasks import TaskSet, task_set
-from blades_dist.training.loop import BilevelStep
-from blades_dist.training.plain import PlainEngine
 from blades_dist.training.sample import Sample, prepare
+from blades_dist.training.step import BilevelStep
+from blades_dist.training.torch_engine import PlainEngine
 
 ROOT = Path(__file__).parents[1]
 STEPS = 50
@@ -48,8 +48,8 @@ def shards(given: Path | None) -> Iterator[Path]:
         yield given
         return
     from blades_dist.data.ingest import ingest
-    from blades_dist.data.simulate import write_photographs
     from blades_dist.raylocal import cluster
+    from blades_dist.simulate.dataset import write_photographs
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -28,17 +28,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from blades_dist.bilevel.reduce import World
-from blades_dist.bilevel.weights import build_weights
+from blades_dist.bilevel.build import build_weights
 from blades_dist.config import BilevelConfig, LossConfig, ModelConfig, TrainConfig
+from blades_dist.distributed import World
 from blades_dist.losses.reference import task_losses
 from blades_dist.models.joint import JointModel, build_joint_model, compile_towers
 from blades_dist.models.text import TextTower
 from blades_dist.tasks import ABSENT, task_set
-from blades_dist.training.allocator import keep_freed_memory
-from blades_dist.training.loop import BilevelStep
-from blades_dist.training.plain import PlainEngine
+from blades_dist.training.determinism import keep_freed_memory
 from blades_dist.training.sample import Sample
+from blades_dist.training.step import BilevelStep
+from blades_dist.training.torch_engine import PlainEngine
 
 TASKS, LR, PADDED = task_set(), 1e-5, 77
 VARIANTS: dict[str, dict[str, object]] = {

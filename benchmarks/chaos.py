@@ -15,8 +15,8 @@ from device import cpu_name
 
 from blades_dist.config import RayConfig
 from blades_dist.raylocal import cluster
-from tests.training.chaos import KINDS, Disturbed, End, Recovery, make_shards, plan, settings
-from tests.training.hosts import Hosts, Job, hosts
+from blades_dist.testing.chaos import KINDS, Disturbed, End, Recovery, make_shards, plan, settings
+from blades_dist.testing.hosts import Hosts, Job, hosts
 
 RESULT = Path(__file__).parent / "results" / "chaos.md"
 STEPS, EVERY = 80, 5

@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 from device import cpu_name
 
-from blades_dist.bilevel.reduce import World
 from blades_dist.config import ModelConfig, TrainConfig
 from blades_dist.data.order import Position
+from blades_dist.distributed import World
 from blades_dist.models.joint import build_joint_model
 from blades_dist.tasks import task_set
-from blades_dist.training import store
+from blades_dist.training import checkpoint_io
 from blades_dist.training.checkpoint import Progress, restore, snapshot, trainable
-from blades_dist.training.plain import PlainEngine
+from blades_dist.training.torch_engine import PlainEngine
 
 RESULT = Path(__file__).parent / "results" / "checkpoint.md"
 
@@ -45,7 +45,7 @@ def _measure(repeat: int) -> str:
     rows: dict[str, list[float]] = {"in the step": [], "beside it": [], "verify": [], "load": []}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        writer = store.Writer(folder, world, torch.device("cpu"), keep=2)
+        writer = checkpoint_io.Writer(folder, world, torch.device("cpu"), keep=2)
         for step in range(1, repeat + 1):
             progress = Progress(step, Position(), Position())
             begin = time.monotonic()
@@ -56,11 +56,11 @@ def _measure(repeat: int) -> str:
             rows["in the step"].append(taken - begin)
             rows["beside it"].append(time.monotonic() - taken)
         writer.close()
-        path = store.saved(folder)[0]
+        path = checkpoint_io.saved(folder)[0]
         size = sum(file.stat().st_size for file in path.iterdir())
         for _ in range(repeat):
-            rows["verify"].append(_seconds(lambda: store.verify(path)))
-            rows["load"].append(_seconds(lambda: restore(*store.read(path), engine, world)))
+            rows["verify"].append(_seconds(lambda: checkpoint_io.verify(path)))
+            rows["load"].append(_seconds(lambda: restore(*checkpoint_io.read(path), engine, world)))
     median = {name: statistics.median(values) for name, values in rows.items()}
     blocked, whole = median["in the step"], median["in the step"] + median["beside it"]
     lines = [

@@ -23,8 +23,8 @@ from device import cpu_name
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from blades_dist.bilevel.reduce import World
 from blades_dist.config import LossConfig
+from blades_dist.distributed import World
 from blades_dist.losses import reference
 from blades_dist.losses.fidelity import fidelity
 from blades_dist.tasks import REGIONS, task_set

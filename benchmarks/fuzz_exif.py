@@ -11,13 +11,10 @@ import gc
 import resource
 import sys
 import time
-from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from tests.data.exif_cases import check, files
+from blades_dist.testing.exif_cases import check, files
 
 
 def main() -> int:

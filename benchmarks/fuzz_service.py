@@ -19,25 +19,21 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import psutil
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "detect"))
-
 import inputs
+import psutil
 from service_inputs import free_port, mebibytes
-from toy_detector import write_bundle, write_photographs
 
 from blades_dist.config import RayConfig, ServeConfig
-from blades_dist.detect.bundle import load_detector
+from blades_dist.detect.detector import load_detector
 from blades_dist.raylocal import cluster
 from blades_dist.serving.api import make_api
 from blades_dist.serving.app import running
 from blades_dist.serving.decoding import DecodeProcess
 from blades_dist.serving.environment import ENVIRONMENT
-from blades_dist.serving.tokens import Tokens
-from tests.serving import fuzz_wire
-from tests.serving.fuzz_cases import SECONDS_A_CASE, Bounded, Cases, exchange, fuzz_config
+from blades_dist.serving.middleware import Tokens
+from blades_dist.testing import fuzz_wire
+from blades_dist.testing.fuzz_cases import SECONDS_A_CASE, Bounded, Cases, exchange, fuzz_config
+from blades_dist.testing.toy_detector import write_bundle, write_photographs
 
 AT_ONCE = 4
 WARM = 0.2  # share of the cases before memory counts

@@ -22,8 +22,8 @@ import ray
 
 from blades_dist.data.faces import sidecar_of
 from blades_dist.data.records import read_manifest
-from blades_dist.data.simulate import write_photographs
 from blades_dist.data.sources.folder import image_files
+from blades_dist.simulate.dataset import write_photographs
 
 JOB = Path(__file__).parents[1] / "jobs" / "ingest.py"
 MEBIBYTE = 2**20

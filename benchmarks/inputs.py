@@ -13,8 +13,8 @@ from device import cpu_name
 
 from blades_dist.config import IngestConfig, RayConfig
 from blades_dist.data.ingest import ingest
-from blades_dist.data.simulate import write_photographs
 from blades_dist.raylocal import cluster
+from blades_dist.simulate.dataset import write_photographs
 
 
 def photographs(count: int, size: int) -> Path:

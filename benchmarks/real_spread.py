@@ -42,8 +42,8 @@ def spread(sets: dict[str, np.ndarray]) -> str:
     variance of the other two about their own means in units of its; from features (n, D), averaged over D."""
     from blades_dist.config import OneClassConfig
     from blades_dist.detect.one_class import fit_one_class
-    from blades_dist.evaluate.forms import show
     from blades_dist.evaluate.metrics import auc, rank
+    from blades_dist.evaluate.table_formats import show
 
     head = fit_one_class(sets[FITTED], OneClassConfig(components=1, covariance="diag"), 0)
     found = rank([auc], head.score(sets[REAL]), [head.score(sets[GENERATED])], 2000)[0].estimate(0)

@@ -10,9 +10,7 @@ Needs the package on the path: PYTHONPATH=. where it is not installed.
 import argparse
 import os
 import platform
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import inputs
 import numpy as np
@@ -22,13 +20,11 @@ from scaling_measure import SETTINGS, Case, collective_times, fitted, part_times
 from scaling_model import collectives
 from scaling_tables import PIXELS, batchnorm_layers, data, elsewhere, memories, messages, work
 from scaling_work import TASKS
+from traffic import Sizes
 
 from blades_dist.config import BilevelConfig, ModelConfig, TrainConfig
 from blades_dist.models.joint import build_joint_model
-from blades_dist.training.traffic import Sizes
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # tests' pool of gloo workers
-from tests.gloo import GlooPool
+from blades_dist.testing.gloo import GlooPool
 
 CASES = (
     Case(

@@ -19,13 +19,13 @@ from torch.func import functional_call
 
 from blades_dist.bilevel.hypergradient import Columns, combine, pull_back, push_forward
 from blades_dist.bilevel.lookahead import Params, sgd_lookahead
-from blades_dist.bilevel.reduce import World
 from blades_dist.config import LossConfig, ModelConfig, TrainConfig
+from blades_dist.distributed import World
 from blades_dist.losses.fidelity import fidelity
 from blades_dist.models.dual import forget, remember
 from blades_dist.models.joint import build_joint_model
-from blades_dist.training.allocator import keep_freed_memory
-from blades_dist.training.plain import PlainEngine
+from blades_dist.training.determinism import keep_freed_memory
+from blades_dist.training.torch_engine import PlainEngine
 
 # How often a step does each part; parts are timed alone. `sum`: packing a gradient for its collective.
 COUNTS: dict[str, dict[str, int]] = {

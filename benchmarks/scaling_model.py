@@ -8,10 +8,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import traffic
+from traffic import FLOAT, Sizes, step_traffic
+
 from blades_dist.config import BilevelConfig, TrainConfig
 from blades_dist.tasks import TaskSet
-from blades_dist.training import traffic
-from blades_dist.training.traffic import FLOAT, Sizes, step_traffic
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from scaling_model import (
     network_time,
 )
 from scaling_work import TASKS, Copies, Kept, kept, step_ops
+from traffic import Sizes, step_traffic
 
-from blades_dist.bilevel.reduce import World
 from blades_dist.config import BilevelConfig, ModelConfig, TrainConfig
 from blades_dist.data.crops import stored_crop
+from blades_dist.distributed import World
 from blades_dist.models.batchnorm import BatchNorm2d
 from blades_dist.models.joint import build_joint_model
-from blades_dist.training.traffic import Sizes, step_traffic
 
 ROWS, PIXELS = 48, 224
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from blades_dist.bilevel.reduce import World
-from blades_dist.bilevel.weights import build_weights
+from blades_dist.bilevel.build import build_weights
 from blades_dist.config import BilevelConfig, LossConfig, ModelConfig, TrainConfig
+from blades_dist.distributed import World
 from blades_dist.models.dual import forget, remember
 from blades_dist.models.joint import JointModel, build_joint_model
 from blades_dist.tasks import ABSENT, task_set
-from blades_dist.training.loop import BilevelStep
-from blades_dist.training.plain import PlainEngine
 from blades_dist.training.sample import Sample
+from blades_dist.training.step import BilevelStep
+from blades_dist.training.torch_engine import PlainEngine
 
 TASKS, LR = task_set(), 1e-5
 ROWS = (2, 4)  # two batches tell what grows with the batch from what does not

@@ -22,13 +22,13 @@ from typing import Any
 import inputs
 import numpy as np
 from service_inputs import Sent, closed_loop, free_port, processes, temporary
-from toy_detector import write_bundle, write_photographs
 
 from blades_dist.client import Client, ServiceProblem
 from blades_dist.config import RayConfig, ServeConfig
 from blades_dist.raylocal import cluster
 from blades_dist.serving.app import running, update
 from blades_dist.serving.environment import ENVIRONMENT
+from blades_dist.testing.toy_detector import write_bundle, write_photographs
 
 CLIENTS = 6
 SECONDS, AT = 30.0, 6.0  # of a run, and when it happens

@@ -37,10 +37,9 @@ from service_inputs import (
 )
 
 from blades_dist.config import RayConfig, ServeConfig
-from blades_dist.detect.bundle import load_detector
-from blades_dist.detect.detector import Detector
+from blades_dist.detect.detector import Detector, load_detector
 from blades_dist.detect.inspect import report
-from blades_dist.detect.prepare import Prepared, Unusable
+from blades_dist.detect.preprocess import Prepared, Unusable
 from blades_dist.raylocal import cluster
 from blades_dist.serving.app import running
 from blades_dist.serving.decoding import DecodeProcess

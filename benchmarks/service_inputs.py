@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,12 +15,8 @@ import inputs
 import numpy as np
 import psutil
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "detect"))
-
-from toy_detector import toy_manifest
-
 from blades_dist.config import FitConfig, ImageTowerConfig, ModelConfig, OneClassConfig, TextTowerConfig
-from blades_dist.detect.bundle import save_detector
+from blades_dist.detect.detector import save_detector
 from blades_dist.detect.features import FeatureSet, encode
 from blades_dist.detect.fit import CALIBRATE, FIT, MEASURE, RealFaces, assemble
 from blades_dist.detect.fitting import Fitted
@@ -29,6 +24,7 @@ from blades_dist.detect.one_class import fit_one_class
 from blades_dist.models.export import freeze
 from blades_dist.models.joint import build_joint_model
 from blades_dist.tasks import TAGS, task_set
+from blades_dist.testing.toy_detector import toy_manifest
 
 SIZE = 224
 _PARTS = ("ray::ServeReplica", "ray::Proxy", "serving.decoding_child")

@@ -1,7 +1,7 @@
 """Rate of the camera simulator on one core: scene, camera, JPEG, EXIF and files, everything included.
 
-python benchmarks/simulate.py            prints the table
-python benchmarks/simulate.py --write    also writes benchmarks/results/simulate.md
+python benchmarks/dataset.py            prints the table
+python benchmarks/dataset.py --write    also writes benchmarks/results/dataset.md
 """
 
 import argparse
@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import PIL
 
-from blades_dist.data import simulate
+from blades_dist.simulate import dataset
 
 ROUNDS, PER_ROUND = 15, 40
 
@@ -37,12 +37,12 @@ def table(size: int) -> str:
     """Markdown table: median and 20/80 quantiles for photographs and every family."""
 
     def photographs(folder: Path, seed: int, count: int) -> None:
-        simulate.write_photographs(folder, count, seed=seed, size=size)
+        dataset.write_photographs(folder, count, seed=seed, size=size)
 
     def of(family: str) -> Callable[[Path, int, int], None]:
-        return lambda folder, seed, count: simulate.write_generated(folder, [family], count, seed=seed, size=size)
+        return lambda folder, seed, count: dataset.write_generated(folder, [family], count, seed=seed, size=size)
 
-    jobs = {"photographs": photographs} | {family: of(family) for family in simulate.FAMILIES}
+    jobs = {"photographs": photographs} | {family: of(family) for family in dataset.FAMILIES}
     lines = [
         f"# Camera simulator, {size} x {size} pixels, one process, one thread",
         "",
@@ -50,7 +50,7 @@ def table(size: int) -> str:
         "",
         f"- device: {_device()}, load {os.getloadavg()[0]:.1f} when measured (others may have been at work)",
         f"- Python {platform.python_version()}, NumPy {np.__version__}, OpenCV {cv2.__version__}, "
-        f"Pillow {PIL.__version__}, simulator version {simulate.VERSION}",
+        f"Pillow {PIL.__version__}, simulator version {dataset.VERSION}",
         "",
         "| images | a second of CPU time, median (20%, 80%) | a second of wall time, median (20%, 80%) |",
         "|---|---|---|",
@@ -73,13 +73,13 @@ def _device() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--write", action="store_true", help="also write benchmarks/results/simulate.md")
+    parser.add_argument("--write", action="store_true", help="also write benchmarks/results/dataset.md")
     options = parser.parse_args()
     cv2.setNumThreads(1)
     text = table(options.size)
     print(text)
     if options.write:
-        target = Path(__file__).parent / "results" / "simulate.md"
+        target = Path(__file__).parent / "results" / "dataset.md"
         target.parent.mkdir(exist_ok=True)
         target.write_text(text)
 

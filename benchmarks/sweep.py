@@ -28,12 +28,12 @@ from scipy.stats import spearmanr
 
 from blades_dist.config import IngestConfig, RayConfig
 from blades_dist.data.ingest import ingest
-from blades_dist.data.simulate import write_generated, write_photographs
-from blades_dist.data.simulation.generators import FAMILIES
 from blades_dist.detect.extract import Request, extract
 from blades_dist.raylocal import cluster
 from blades_dist.settings import load
-from blades_dist.training.record import read_record
+from blades_dist.simulate.dataset import write_generated, write_photographs
+from blades_dist.simulate.generators import FAMILIES
+from blades_dist.training.provenance import read_record
 from blades_dist.tuning.config import SweepConfig
 from blades_dist.tuning.detectors import Row, detector_config, encoders_of
 from blades_dist.tuning.encoders import LEDGER, search_encoders

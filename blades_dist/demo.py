@@ -67,8 +67,8 @@ class Demo:
         print(f"Serve it: {_python()} jobs/serve.py detector={bundle}")
 
     def _simulate(self) -> tuple[Path, Path]:
-        from blades_dist.data.simulate import write_generated, write_photographs
-        from blades_dist.data.simulation.generators import FAMILIES
+        from blades_dist.simulate.dataset import write_generated, write_photographs
+        from blades_dist.simulate.generators import FAMILIES
 
         _title("Simulate: photographs with EXIF, and faces of five generator families")
         wanted = load(SimulateConfig, "simulate", self.config, self._overrides("simulate"))

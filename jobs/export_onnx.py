@@ -7,7 +7,7 @@ from pathlib import Path
 
 def main() -> int:
     options = _options()
-    from blades_dist.detect.bundle import load_detector  # torch loads after --help
+    from blades_dist.detect.detector import load_detector
     from blades_dist.detect.onnx import export_detector
 
     try:

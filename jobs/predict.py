@@ -11,9 +11,8 @@ from blades_dist.config import IngestConfig
 def main() -> int:
     options = _options()
     from blades_dist.data.sources.folder import image_files
-    from blades_dist.detect.bundle import load_detector  # torch loads after --help
-    from blades_dist.detect.inspect import ImageReport, inspect_files, reference
-    from blades_dist.detect.words import HOW_TO_READ, lines
+    from blades_dist.detect.detector import load_detector
+    from blades_dist.detect.inspect import HOW_TO_READ, ImageReport, inspect_files, lines, reference
 
     try:
         detector = load_detector(options.detector)

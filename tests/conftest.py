@@ -31,7 +31,7 @@ if not torch.cuda.is_available():
 from blades_dist.config import RayConfig
 from blades_dist.raylocal import cluster
 from blades_dist.serving.environment import ENVIRONMENT
-from tests.gloo import GlooPool
+from blades_dist.testing.gloo import GlooPool
 
 # No example fails for being slow, and under CI the examples are the same ones every time.
 hypothesis.settings.register_profile(

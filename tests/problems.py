@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blades_dist.bilevel.reduce import World
-from blades_dist.bilevel.weights import build_weights
+from blades_dist.bilevel.build import build_weights
 from blades_dist.config import BilevelConfig, LossConfig, ManipulateConfig, ModelConfig, TrainConfig
+from blades_dist.distributed import World
 from blades_dist.models.joint import JointModel, build_joint_model
 from blades_dist.tasks import TAGS, TASKS, task_set
-from blades_dist.training.loop import BilevelStep
 from blades_dist.training.sample import Sample, prepare
+from blades_dist.training.step import BilevelStep
 
 SIDE = 64
 LANDMARKS = torch.tensor([[20.0, 25], [44, 25], [32, 38], [24, 48], [40, 48]])
@@ -82,7 +82,7 @@ def plain_steps(
     rows: int, steps: int, double: bool, train: dict[str, Any] | None = None, **bilevel: Any
 ) -> dict[str, Any]:
     """``steps`` bi-level steps of the small model on the plain engine, over whatever ranks there are."""
-    from blades_dist.training.plain import PlainEngine
+    from blades_dist.training.torch_engine import PlainEngine
 
     world, dtype = World.current(), torch.float64 if double else torch.float32
     config = train_config(**(train or {}))

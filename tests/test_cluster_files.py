@@ -15,8 +15,8 @@ from ray.serve.schema import ServeDeploySchema
 
 import blades_dist
 from blades_dist.config import PretrainConfig
+from blades_dist.config.serve import ServiceConfig
 from blades_dist.raylocal import JOB_STOP_SECONDS
-from blades_dist.serving.config import ServiceConfig
 from blades_dist.settings import load
 from tests.cluster.kuberay import RayJob, RayService
 from tests.cluster.manifests import (

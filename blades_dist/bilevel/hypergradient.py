@@ -17,7 +17,7 @@ import torch.autograd.forward_ad as forward_mode
 from torch import Tensor
 
 from blades_dist.bilevel.lookahead import Params, norm
-from blades_dist.bilevel.reduce import World
+from blades_dist.distributed import World
 from blades_dist.losses.fidelity import Fidelity
 from blades_dist.tasks import TaskSet
 

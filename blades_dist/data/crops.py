@@ -16,7 +16,7 @@ from blades_dist.data.exif import Raw, read_exif
 from blades_dist.data.faces import Face, check_inside, crop, scaled, whole_picture
 from blades_dist.data.locate import locate, make_locator
 from blades_dist.data.locate_models import LocatorError
-from blades_dist.data.parts import given_column, no_rows, part_schema
+from blades_dist.data.records import given_column, no_rows, part_schema
 from blades_dist.data.sources.base import Given
 from blades_dist.tasks import ABSENT, ORDINAL_TAGS, TAGS, TASKS
 

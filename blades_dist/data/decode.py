@@ -15,10 +15,26 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from blades_dist.data import heif
-from blades_dist.data.container import Container, container_of
+from blades_dist.data.container import Container, container_of, jpeg_quality
 from blades_dist.data.exif import read_orientation
-from blades_dist.data.formats import other_format
-from blades_dist.data.jpeg import jpeg_quality
+
+# (offset, magic, name)
+_OTHER_FORMATS = (
+    (0, b"GIF8", "GIF"),
+    (0, b"BM", "BMP"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"%PDF", "PDF"),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"FUJIFILMCCD-RAW", "camera raw"),
+    (4, b"ftyp", "HEIF or AVIF"),
+)
+
+
+def other_format(data: bytes) -> str | None:
+    """Name of the format of an image file that is not supported; None for everything that is not recognised."""
+    return next((name for offset, magic, name in _OTHER_FORMATS if data[offset : offset + len(magic)] == magic), None)
+
 
 CODECS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp", "TIFF": "tiff", "HEIF": "heif"}
 PREVIEW_SIDE = 1024  # pixels of the longest side of a preview, at least

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from blades_dist.data.crops import Outcome, Photo
 from blades_dist.data.faces import face_from_json
-from blades_dist.data.parts import no_rows
+from blades_dist.data.records import no_rows
 from blades_dist.data.sources.base import Given
 
 PREFIX = struct.Struct(">LQ")

@@ -12,14 +12,15 @@ import torch
 import blades_dist
 from blades_dist.config import CalibrationConfig, FitConfig, ImportConfig, OperatingConfig
 from blades_dist.data.records import Manifest, read_manifest
-from blades_dist.detect.bundle import save_detector
 from blades_dist.detect.calibrate import Calibration, calibrate, check_supported, measure, wilson
 from blades_dist.detect.consistency import calibrate_consistency
-from blades_dist.detect.detector import Detector
+from blades_dist.detect.detector import Detector, save_detector
 from blades_dist.detect.extract import Request, extract
 from blades_dist.detect.features import FeatureSet
 from blades_dist.detect.fitting import Fitted, chosen_generators, fit_real, fit_with_generated, likelihood_of
 from blades_dist.detect.heads import Head
+from blades_dist.detect.imports.folder import ENCODER as IMPORTED_ENCODER
+from blades_dist.detect.imports.folder import load_import
 from blades_dist.detect.info import (
     CalibrationSummary,
     DetectorInfo,
@@ -29,8 +30,6 @@ from blades_dist.detect.info import (
     Training,
 )
 from blades_dist.models.export import FrozenEncoder, encoder_digest, load_encoder, open_encoder, save_encoder
-from blades_dist.models.imported import ENCODER as IMPORTED_ENCODER
-from blades_dist.models.imported import load_import
 from blades_dist.tasks import TAGS
 
 FIT, CALIBRATE, MEASURE = "train", "calibration", "val"  # the test split stays untouched for the evaluate job

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from blades_dist.detect.calibrate import STANDARD_FPRS
-from blades_dist.evaluate.answers import Answers, Pair
 from blades_dist.evaluate.bootstrap import Ranked, rank
 from blades_dist.evaluate.calibration_error import Reliability, measured_fpr, p_value_error, reliability
-from blades_dist.evaluate.estimate import Estimate
+from blades_dist.evaluate.predictions import Answers, Pair
 from blades_dist.evaluate.ranking import auc, average_precision, equal_error_rate, tpr_at
-from blades_dist.evaluate.rates import balanced_accuracy, balanced_share, confusion, share
+from blades_dist.evaluate.rates import Estimate, balanced_accuracy, balanced_share, confusion, share
 
 RANKING = {
     "AUC": auc,

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from blades_dist.evaluate.estimate import Estimate, by_head
 from blades_dist.evaluate.ranking import Array, Ladder, Metric, ladder
-from blades_dist.evaluate.rates import wilson
+from blades_dist.evaluate.rates import Estimate, by_head, wilson
 
 _BLOCK = 100  # resamples drawn from one generator state; part of what a seed means, so a constant
 

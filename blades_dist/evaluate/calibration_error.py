@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from blades_dist.evaluate.bootstrap import draws, percentiles
-from blades_dist.evaluate.estimate import Estimate, by_head
-from blades_dist.evaluate.rates import share
+from blades_dist.evaluate.rates import Estimate, by_head, share
 
 Array = np.ndarray
 BINS = 15  # equal widths

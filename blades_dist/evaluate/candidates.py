@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from blades_dist.detect.bundle import INDEX, load_detector
-from blades_dist.detect.detector import Detector
+from blades_dist.detect.detector import INDEX, Detector, load_detector
 from blades_dist.detect.fit import LEAVE_ONE_OUT
 
 Scorer = Callable[[Sequence[np.ndarray]], np.ndarray]

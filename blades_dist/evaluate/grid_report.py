@@ -13,10 +13,10 @@ from markupsafe import Markup
 
 from blades_dist import page
 from blades_dist.evaluate.assess import Assessment
-from blades_dist.evaluate.estimate import Estimate
-from blades_dist.evaluate.forms import images, show
 from blades_dist.evaluate.parity import Audit
+from blades_dist.evaluate.rates import Estimate
 from blades_dist.evaluate.report import audit_results
+from blades_dist.evaluate.table_formats import images, show
 
 SCHEMA_VERSION = 1
 CLEAN = "unchanged"

@@ -11,8 +11,7 @@ from statistics import NormalDist
 import numpy as np
 from scipy.stats import binomtest
 
-from blades_dist.evaluate.estimate import Estimate
-from blades_dist.evaluate.rates import rate
+from blades_dist.evaluate.rates import Estimate, rate
 
 Array = np.ndarray
 

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from blades_dist.data.records import read_manifest
 from blades_dist.data.thumbnails import thumbnail
 from blades_dist.evaluate import comparison_plots, plots, projection, report
-from blades_dist.evaluate.answers import Answers
 from blades_dist.evaluate.assess import Assessment
+from blades_dist.evaluate.predictions import Answers
 from blades_dist.evaluate.pretraining_run import Weights
 from blades_dist.figures import Plot, plot
 

@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from blades_dist.evaluate.answers import Pair
 from blades_dist.evaluate.assess import Assessment
-from blades_dist.evaluate.forms import show
+from blades_dist.evaluate.predictions import Pair
 from blades_dist.evaluate.ranking import ladder, roc
+from blades_dist.evaluate.table_formats import show
 from blades_dist.figures import LIGHT, Theme, colour, label_left, line, marker, panels, themed
 
 REAL = "photographs"

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from blades_dist import __version__
-from blades_dist.data.simulation.generators import FAMILIES
 from blades_dist.detect.heads import HEADS
 from blades_dist.evaluate import report
 from blades_dist.evaluate.candidates import Candidate
 from blades_dist.evaluate.inputs import Prepared
 from blades_dist.evaluate.scoring import SCORER_FPR, About, Judged
+from blades_dist.simulate.generators import FAMILIES
 
 _LEFT_OUT = "Every generator was judged by a head that had not seen it: one was trained for each, on all the others."
 

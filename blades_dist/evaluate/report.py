@@ -11,10 +11,10 @@ from markupsafe import Markup
 from blades_dist import page
 from blades_dist.evaluate.assess import RANKING, Assessment
 from blades_dist.evaluate.calibration_error import Reliability
-from blades_dist.evaluate.estimate import Estimate
-from blades_dist.evaluate.forms import SIGNED, Cell, PValue, Table, show
 from blades_dist.evaluate.parity import ALL, LEAK, Audit, Distribution
 from blades_dist.evaluate.pretraining_run import Pretext, Weights
+from blades_dist.evaluate.rates import Estimate
+from blades_dist.evaluate.table_formats import SIGNED, Cell, PValue, Table, show
 from blades_dist.figures import Plot
 
 SCHEMA_VERSION = 2

@@ -17,10 +17,10 @@ from blades_dist.config import RobustnessConfig
 from blades_dist.detect.extract import Request, compute, extract
 from blades_dist.detect.features import FeatureSet
 from blades_dist.evaluate import grid_report, parity
-from blades_dist.evaluate.answers import Answers, Pair
 from blades_dist.evaluate.assess import assess
 from blades_dist.evaluate.candidates import Bundle, Candidate, open_candidate
 from blades_dist.evaluate.inputs import EvaluationError, check_set, named
+from blades_dist.evaluate.predictions import Answers, Pair
 from blades_dist.evaluate.remarks import seen_in_training, simulated, versions
 from blades_dist.evaluate.scoring import SPLIT, TestSet, about, answers, encoder_of, faces, rows_of
 from blades_dist.files import write_atomically

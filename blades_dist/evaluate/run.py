@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from blades_dist.config import EvaluateConfig
-from blades_dist.evaluate import forms, parity, pictures, projection, report, tables
-from blades_dist.evaluate.answers import Answers, join
+from blades_dist.evaluate import parity, pictures, projection, report, table_formats, tables
 from blades_dist.evaluate.assess import Assessment, assess, photographs
 from blades_dist.evaluate.candidates import Candidate
 from blades_dist.evaluate.inputs import Inputs, named, open_inputs, prepare
+from blades_dist.evaluate.predictions import Answers, join
 from blades_dist.evaluate.remarks import facts, remarks, simulated, versions
 from blades_dist.evaluate.scoring import SPLIT, About, Features, Judged, TestSet, about, judge
 
@@ -79,7 +79,7 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print, inputs:
         doubted_photographs=_worst_photographs(test, assessments[main], people),
     )
     page = _write(found, config.output)
-    for line in (found.data_sentence(), *found.remarks, "", forms.to_text(found.tables), found.headline()):
+    for line in (found.data_sentence(), *found.remarks, "", table_formats.to_text(found.tables), found.headline()):
         print(line)
     print(f"report: {page}", flush=True)
     return page
@@ -117,9 +117,9 @@ def _write(found: report.Evaluation, folder: Path) -> Path:
     """All files into a folder beside them first; then each takes the place of its predecessor, the page last."""
     texts = {
         "results.json": json.dumps(report.results(found), indent=1, allow_nan=False) + "\n",
-        "tables.md": f"{found.audit.verdict()}\n\n{found.data_sentence()}\n\n{forms.to_markdown(found.tables)}",
-        "tables.csv": forms.to_csv(found.tables),
-        "tables.tex": forms.to_latex(found.tables),
+        "tables.md": f"{found.audit.verdict()}\n\n{found.data_sentence()}\n\n{table_formats.to_markdown(found.tables)}",
+        "tables.csv": table_formats.to_csv(found.tables),
+        "tables.tex": table_formats.to_latex(found.tables),
         "report.html": report.to_html(found),
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -16,8 +16,8 @@ from blades_dist.detect.extract import Request, extract
 from blades_dist.detect.features import FeatureSet, stored_faces
 from blades_dist.detect.fit import CALIBRATE
 from blades_dist.detect.heads import HEADS
-from blades_dist.evaluate.answers import Answers, Pair
 from blades_dist.evaluate.candidates import Bundle, Candidate, Scorer
+from blades_dist.evaluate.predictions import Answers, Pair
 from blades_dist.models.export import DESCRIPTION, WEIGHTS
 
 SPLIT = "test"

@@ -8,9 +8,9 @@ import numpy as np
 from blades_dist.detect.calibrate import STANDARD_FPRS
 from blades_dist.evaluate.assess import RANKING, Assessment
 from blades_dist.evaluate.bootstrap import difference, difference_p
-from blades_dist.evaluate.estimate import Estimate
-from blades_dist.evaluate.forms import SIGNED, PValue, Row, Table, row
 from blades_dist.evaluate.paired import delong, holm, mcnemar
+from blades_dist.evaluate.rates import Estimate
+from blades_dist.evaluate.table_formats import SIGNED, PValue, Row, Table, row
 
 MEAN = "mean"
 _UNSURE = 'Decisions are those of the score alone, as papers give them; verdicts with "unsure" are in table 6. '

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blades_dist.bilevel.reduce import World
 from blades_dist.config import LossConfig
+from blades_dist.distributed import World
 from blades_dist.losses import reference
 from blades_dist.tasks import ABSENT, TaskSet
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blades_dist.bilevel.reduce import World
+from blades_dist.distributed import World
 from blades_dist.models.dual import split
 
 Mode = Literal["sync", "local", "frozen"]

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetModel
 
-from blades_dist.bilevel.reduce import World
 from blades_dist.config import ImageTowerConfig
+from blades_dist.distributed import World
 from blades_dist.models.batchnorm import Mode, replace_batchnorm
 from blades_dist.models.convert import fill, load_torchvision
 from blades_dist.models.pretrained import load_pretrained

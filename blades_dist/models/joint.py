@@ -8,8 +8,8 @@ import torch._functorch.config
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blades_dist.bilevel.reduce import World
 from blades_dist.config import ModelConfig
+from blades_dist.distributed import World
 from blades_dist.models.dual import adapt
 from blades_dist.models.image import ImageTower, build_image_tower
 from blades_dist.models.text import TextTower, build_text_tower

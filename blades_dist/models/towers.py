@@ -17,8 +17,8 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from blades_dist.bilevel.reduce import World
 from blades_dist.config import ImageTowerConfig
+from blades_dist.distributed import World
 from blades_dist.models.batchnorm import replace_batchnorm
 from blades_dist.models.encoder_info import EncoderInfo
 from blades_dist.models.image import ImageTower

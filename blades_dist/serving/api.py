@@ -8,11 +8,12 @@ from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.openapi.utils import get_openapi
 
 import blades_dist
+from blades_dist.config.serve import ServiceConfig
 from blades_dist.serving import kserve
+from blades_dist.serving.backend import Backend, Options, judge, judge_many
 from blades_dist.serving.bodies import MANY_IMAGES, ONE_IMAGE, many_images, one_image
-from blades_dist.serving.config import ServiceConfig
-from blades_dist.serving.layers import BodyLimit, Desk, Envelope, Gate, Handled
 from blades_dist.serving.logs import log_handled
+from blades_dist.serving.middleware import BodyLimit, Desk, Envelope, Gate, Handled, Tokens
 from blades_dist.serving.page import add_page
 from blades_dist.serving.problems import add_handlers, documented
 from blades_dist.serving.schema import (
@@ -25,8 +26,6 @@ from blades_dist.serving.schema import (
     Models,
     Problem,
 )
-from blades_dist.serving.tokens import Tokens
-from blades_dist.serving.work import Backend, Options, judge, judge_many
 
 ModelParameter = Annotated[
     str | None, Query(max_length=64, description="a name of GET /v1/models; default: the default one")

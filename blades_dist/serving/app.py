@@ -23,15 +23,15 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 import blades_dist
+from blades_dist.config.serve import ServiceConfig
 from blades_dist.data.locate import make_locator
 from blades_dist.data.locate_models import LocatorError
-from blades_dist.detect.bundle import INDEX, load_detector
-from blades_dist.serving.config import ServiceConfig
-from blades_dist.serving.graph import Decode, Front, Jobs
+from blades_dist.detect.detector import INDEX, load_detector
+from blades_dist.serving.backend import AT_ONCE
+from blades_dist.serving.deployments import Decode, Front, Jobs
+from blades_dist.serving.jobs import read_webhooks
+from blades_dist.serving.middleware import read_tokens
 from blades_dist.serving.model import Model
-from blades_dist.serving.tokens import read_tokens
-from blades_dist.serving.webhook import read_webhooks
-from blades_dist.serving.work import AT_ONCE
 
 APPLICATION = "blades"
 # Files that wait at one decoder. Whoever finds all decoders full looks again after up to half a second (Serve's own

@@ -13,7 +13,7 @@ from blades_dist.data.credentials import Credentials
 from blades_dist.data.faces import face_from_json
 from blades_dist.data.sandbox import BoundedProcess, Failed, SandboxError
 from blades_dist.detect.info import Preprocessing
-from blades_dist.detect.prepare import Prepared, Unusable
+from blades_dist.detect.preprocess import Prepared, Unusable
 
 # What became of the child, as a reason of ``problems.STATUS_OF_REASON``.
 _REASONS = {"late": "deadline", "killed": "too_large", "crashed": "unreadable"}

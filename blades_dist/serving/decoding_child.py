@@ -13,7 +13,7 @@ from blades_dist.data.decode import Rejected
 from blades_dist.data.locate_models import LocatorError
 from blades_dist.data.sandbox_child import Answer, serve
 from blades_dist.detect.info import Preprocessing
-from blades_dist.detect.prepare import Unusable, prepare
+from blades_dist.detect.preprocess import Unusable, prepare
 from blades_dist.serving.decoding import message_of
 
 _NO_MEMORY = Unusable("too_large", "it needs more memory than there is")

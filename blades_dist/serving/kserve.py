@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, Field, ValidationError
 
 import blades_dist
+from blades_dist.serving.backend import Backend, Options
 from blades_dist.serving.bodies import json_object
 from blades_dist.serving.problems import Refused, documented
 from blades_dist.serving.schema import (
@@ -20,7 +21,6 @@ from blades_dist.serving.schema import (
     ServerMetadata,
     TensorInfo,
 )
-from blades_dist.serving.work import Backend, Options
 
 # By datatype: NumPy's, and the largest value.
 _DTYPES: dict[str, tuple[type[np.generic], int]] = {"UINT8": (np.uint8, 255), "FP32": (np.float32, 1)}

@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from blades_dist.serving.layers import Handled
+from blades_dist.serving.middleware import Handled
 
 _NAME = "blades_dist.serving"
 _QUIET = {"/healthz", "/v2/health/live", "/v2/health/ready"}  # probes, many a minute

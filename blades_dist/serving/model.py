@@ -20,17 +20,43 @@ import torch
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from blades_dist.detect.bundle import load_detector
-from blades_dist.detect.detector import Detector, FaceResult
-from blades_dist.detect.inspect import report
-from blades_dist.detect.prepare import Prepared, Unusable
+from blades_dist.config.serve import ServiceConfig
+from blades_dist.detect.detector import Detector, FaceResult, load_detector
+from blades_dist.detect.inspect import reference, report
+from blades_dist.detect.preprocess import Prepared, Unusable
 from blades_dist.serving import kserve, logs
-from blades_dist.serving.config import ServiceConfig
-from blades_dist.serving.describe import describe
-from blades_dist.serving.drift import Drift
+from blades_dist.serving.backend import Given, Inferred, Spec, Stale
+from blades_dist.serving.batching import Together
+from blades_dist.serving.drift import Drift, calibration_histogram
 from blades_dist.serving.metrics import ModelMetrics
-from blades_dist.serving.together import Together
-from blades_dist.serving.work import Given, Inferred, Spec, Stale
+from blades_dist.serving.schema import ModelInfo, OperatingPointInfo
+
+_UNITS = {
+    "oc": "log-likelihood (nats)",
+    "mahalanobis": "negative squared Mahalanobis distance",
+    "knn": "negative distance to the nearest real faces",
+    "bc": "logit of photograph",
+    "linear": "logit of photograph",
+}
+
+
+def describe(name: str, default: bool, detector: Detector) -> ModelInfo:
+    """A detector as ``GET /v1/models`` shows it."""
+    info = detector.info
+    return ModelInfo(
+        name=name,
+        default=default,
+        detector=reference(detector),
+        fpr=info.fpr,
+        unsure_fpr=info.unsure_fpr,
+        smallest_fpr=info.calibration.smallest_fpr,
+        calibration_faces=info.calibration.n,
+        operating_points=[OperatingPointInfo(fpr=p.fpr, threshold=p.threshold) for p in info.operating_points],
+        labels=info.labels,
+        score_unit=_UNITS[info.kind],
+        histogram=calibration_histogram(detector.calibration.scores),
+    )
+
 
 KEEP_OLD_SECONDS = 60.0  # longer than any request may take
 MANY = 1000  # of Serve's batches under way: it is ``Together`` that holds them back

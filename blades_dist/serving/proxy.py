@@ -9,7 +9,7 @@ import asyncio
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 
-from blades_dist.serving.layers import ANSWER_CSP, App, Message, Receive, Scope, Send
+from blades_dist.serving.middleware import ANSWER_CSP, App, Message, Receive, Scope, Send
 from blades_dist.serving.problems import PROBLEM_TYPE, Refused, busy, problem_response
 
 ATTEMPTS, PAUSE = 3, 0.1  # seconds, doubled every time

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from blades_dist.detect.documents import DetectorReference, ImageReport
+from blades_dist.detect.schema import DetectorReference, ImageReport
 
 
 class _Answer(BaseModel):

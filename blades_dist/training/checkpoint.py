@@ -14,8 +14,8 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from blades_dist.bilevel.reduce import World
 from blades_dist.data.order import Position
+from blades_dist.distributed import World
 from blades_dist.models.batchnorm import BatchNorm2d
 
 MODEL, OPTIMIZER, BUFFERS = "model.", "optimizer.", "buffers."

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from blades_dist.config import PretrainConfig
 from blades_dist.settings import ConfigError, argument_parser, load, override, settle
-from blades_dist.training import identity
+from blades_dist.training import provenance
 
 SECTION = "pretrain"
 DETERMINISTIC = "train.deterministic=true"
@@ -52,9 +52,9 @@ def resumed(run: Path, overrides: Sequence[str] = ()) -> PretrainConfig:
         ConfigError: no run there, or an override that would make it another run.
     """
     _refuse_place(overrides, ("name", "storage"), "--resume takes them from RUN's folder")
-    there = identity.read(run)
+    there = provenance.read(run)
     config = override(there, overrides)
-    changed = identity.differences(there, config)
+    changed = provenance.differences(there, config)
     if changed:
         raise ConfigError(
             f"--resume {run}: these would make it another run; leave them as they are, or start a new run with --from:"
@@ -73,13 +73,13 @@ def continued(run: Path, epochs: str | None, overrides: Sequence[str] = ()) -> P
         ConfigError: no run or no intact checkpoint there, no or nonsensical ``epochs``, a name that is taken.
     """
     _refuse_place(overrides, ("start_from", "train.epochs"), "--from and --epochs say them")
-    there = identity.read(run)
+    there = provenance.read(run)
     # Imported late: it loads torch.
-    from blades_dist.training import store
+    from blades_dist.training import checkpoint_io
 
     try:
-        state = store.verify(store.locate(run))["state"]
-    except (FileNotFoundError, store.DamagedError) as error:
+        state = checkpoint_io.verify(checkpoint_io.locate(run))["state"]
+    except (FileNotFoundError, checkpoint_io.DamagedError) as error:
         raise ConfigError(f"--from {run}: {error}") from None
     whole = there.train.max_steps is None and (run / "encoder").exists()
     done = there.train.epochs if whole else state["progress"]["train"]["epoch"]
@@ -137,10 +137,10 @@ def _check_name(config: PretrainConfig, run: Path) -> None:
 def _begun_from(folder: Path, run: Path, config: PretrainConfig) -> bool:
     """Whether the run in ``folder`` is the one of ``config``, started from ``run``."""
     try:
-        there = identity.read(folder)
+        there = provenance.read(folder)
     except ConfigError:
         return False
-    return there.start_from == run.resolve() and not identity.differences(there, config)
+    return there.start_from == run.resolve() and not provenance.differences(there, config)
 
 
 def _refuse_place(overrides: Sequence[str], keys: Sequence[str], reason: str) -> None:

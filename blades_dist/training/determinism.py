@@ -1,5 +1,6 @@
-"""Training that gives the same bits every time: ``train.deterministic``, ``jobs/pretrain.py --deterministic``."""
+"""Training that gives the same bits every time: ``train.deterministic``; what a trainer sets of its own process."""
 
+import ctypes
 import os
 
 import torch
@@ -47,3 +48,21 @@ def threads(train: TrainConfig, cores: int, workers_here: int) -> int:
     if train.threads_per_worker is not None:
         return train.threads_per_worker
     return 1 if train.deterministic else max(1, cores // workers_here)
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
+
+
+def keep_freed_memory() -> bool:
+    """Tells glibc to keep what is freed for the next allocation; False where the C library is another one.
+
+    By default every activation is mapped anew from the kernel and given back, page by page, in every layer of every
+    step. The process then stays at its peak, which a training step comes back to anyway.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return False
+    mallopt.argtypes, mallopt.restype = [ctypes.c_int, ctypes.c_int], ctypes.c_int
+    # 32 MiB is the largest threshold that glibc takes.
+    return bool(mallopt(_MMAP_THRESHOLD, 32 * 2**20) and mallopt(_TRIM_THRESHOLD, 2**31 - 1))

@@ -16,10 +16,10 @@ from torch.func import functional_call
 
 from blades_dist.bilevel.hypergradient import push_forward
 from blades_dist.bilevel.lookahead import AdamW, Params, norm
-from blades_dist.bilevel.reduce import World
 from blades_dist.config import TrainConfig
+from blades_dist.distributed import World
 from blades_dist.training.checkpoint import MOMENTS, adamw_state, load_adamw_state, trainable
-from blades_dist.training.plain import adamw, moments
+from blades_dist.training.torch_engine import adamw, moments
 
 
 class DeepSpeedEngine:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blades_dist.bilevel.build import TaskWeights
 from blades_dist.bilevel.hypergradient import Columns
-from blades_dist.bilevel.reduce import World
-from blades_dist.bilevel.weights import TaskWeights
+from blades_dist.distributed import World
 from blades_dist.models.batchnorm import still_statistics
 from blades_dist.training.sample import Sample
 

@@ -18,10 +18,10 @@ from blades_dist.data.records import read_manifest
 from blades_dist.files import alone
 from blades_dist.models.export import DESCRIPTION
 from blades_dist.settings import ConfigError
-from blades_dist.training import identity, store
-from blades_dist.training.sinks import check_sinks
+from blades_dist.training import checkpoint_io, provenance
+from blades_dist.training.loggers import check_sinks
 from blades_dist.training.stopping import Stop
-from blades_dist.training.summary import plot_trajectories, summary
+from blades_dist.training.validate import plot_trajectories, summary
 from blades_dist.training.worker import STOPPED, pretrain_worker
 
 
@@ -48,7 +48,7 @@ def check(config: PretrainConfig) -> PretrainConfig:
     config = config.model_copy(update={"storage": _absolute(config.storage), "data": data, "start_from": start})
     check_sinks(config)
     _check_data(config)
-    identity.check_same_run(config, config.storage / config.name)
+    provenance.check_same_run(config, config.storage / config.name)
     _check_start(config)
     return config
 
@@ -81,14 +81,14 @@ def pretrain(config: PretrainConfig) -> Path:
         "choose another name"
     )
     with alone(folder, refusal):
-        identity.write(config, folder)
+        provenance.write(config, folder)
         (folder / STOPPED).unlink(missing_ok=True)
         stop = Stop()
         stop.run(lambda: _fit(config, stop))
         if (folder / STOPPED).is_file():
             raise RunStoppedError(_why(json.loads((folder / STOPPED).read_text()), folder))
         if stop.number is not None and not (folder / "encoder" / DESCRIPTION).is_file():
-            at = store.saved(folder / store.FOLDER)
+            at = checkpoint_io.saved(folder / checkpoint_io.FOLDER)
             where = f"checkpoint {at[0]}" if at else "before its first checkpoint"
             raise RunInterruptedError(f"stopped at {where}; the same command goes on from there", stop.number)
     plot_trajectories(folder)
@@ -160,7 +160,7 @@ def _fit(config: PretrainConfig, stop: Stop) -> Result:
 
 def _why(stopped: dict[str, Any], folder: Path) -> str:
     rows = ", ".join(stopped["ids"]) or "none alone"
-    kept = store.path_of(folder / store.FOLDER, stopped["saved_step"])
+    kept = checkpoint_io.path_of(folder / checkpoint_io.FOLDER, stopped["saved_step"])
     return (
         f"step {stopped['step']}: {stopped['what']} of {', '.join(stopped['tasks']) or 'all tasks together'} is not "
         f"finite (samples: {rows}); the state before this step is in {kept}. Resume with "
@@ -187,11 +187,11 @@ def _check_data(config: PretrainConfig) -> None:
 
 
 def _check_start(config: PretrainConfig) -> None:
-    if config.start_from is None or store.saved(config.storage / config.name / store.FOLDER):
+    if config.start_from is None or checkpoint_io.saved(config.storage / config.name / checkpoint_io.FOLDER):
         return  # a run that has begun goes on from its own checkpoints
     try:
-        state = store.verify(store.locate(config.start_from))["state"]
-    except (FileNotFoundError, store.DamagedError) as error:
+        state = checkpoint_io.verify(checkpoint_io.locate(config.start_from))["state"]
+    except (FileNotFoundError, checkpoint_io.DamagedError) as error:
         raise ConfigError(f"start_from: {error}") from None
     if state["manifest"] != read_manifest(config.data.shards).digest():
         raise ConfigError(

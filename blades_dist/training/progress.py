@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from blades_dist.bilevel.weights import TaskWeights
+from blades_dist.bilevel.build import TaskWeights
 from blades_dist.files import write_atomically
-from blades_dist.training.feed import Waits
-from blades_dist.training.loop import StepResult
-from blades_dist.training.sinks import Scalars, Sink
+from blades_dist.training.loggers import Scalars, Sink
+from blades_dist.training.prefetch import Waits
+from blades_dist.training.step import StepResult
 
 SPEED = "speed.json"  # in the run folder: since the run's last start
 

@@ -7,20 +7,19 @@ from typing import Any, Protocol
 
 import torch
 
-from blades_dist.bilevel.reduce import World
-from blades_dist.bilevel.weights import TaskWeights, build_weights
+from blades_dist.bilevel.build import TaskWeights, build_weights
 from blades_dist.config import PretrainConfig
 from blades_dist.data.order import Position, global_batches
 from blades_dist.data.records import read_manifest
+from blades_dist.distributed import World
 from blades_dist.models.joint import build_joint_model, compile_towers
 from blades_dist.tasks import TaskSet, task_set
-from blades_dist.training import checkpoint, store
-from blades_dist.training.allocator import keep_freed_memory
+from blades_dist.training import checkpoint, checkpoint_io
 from blades_dist.training.checkpoint import Progress, Stateful
-from blades_dist.training.determinism import make_deterministic, threads
-from blades_dist.training.loop import BilevelStep, Engine
+from blades_dist.training.determinism import keep_freed_memory, make_deterministic, threads
+from blades_dist.training.loggers import read_metrics
 from blades_dist.training.progress import say
-from blades_dist.training.sinks import read_metrics
+from blades_dist.training.step import BilevelStep, Engine
 
 
 class TrainEngine(Engine, Stateful, Protocol):
@@ -40,7 +39,7 @@ class Run:
     weights: TaskWeights
     step: BilevelStep
     total_steps: int
-    writer: store.Writer
+    writer: checkpoint_io.Writer
 
     @property
     def leads(self) -> bool:
@@ -80,8 +79,8 @@ def build(config: PretrainConfig, device: torch.device, workers_here: int) -> Ru
     batches = global_batches(manifest, config.data.train_split, train.global_batch, train.epochs)
     total = batches // train.accumulate
     total = min(total, train.max_steps or total)
-    folder = config.storage / config.name / store.FOLDER
-    writer = store.Writer(folder, world, device, train.keep_checkpoints)
+    folder = config.storage / config.name / checkpoint_io.FOLDER
+    writer = checkpoint_io.Writer(folder, world, device, train.keep_checkpoints)
     return Run(config, world, device, manifest.digest(), tasks, engine, weights, step, total, writer)
 
 
@@ -99,10 +98,10 @@ def resume(run: Run) -> Progress:
     path, start = _newest(run), run.config.start_from
     own = path is not None
     if path is None and start is not None:
-        path = store.locate(start)
+        path = checkpoint_io.locate(start)
     if path is None:
         return Progress(0, Position(), Position())
-    state, progress = checkpoint.restore(*store.read(path), run.engine, run.world)
+    state, progress = checkpoint.restore(*checkpoint_io.read(path), run.engine, run.world)
     run.weights.load_state_dict(state)
     if run.leads:
         value = " ".join(f"{name} {weight:.4f}" for name, weight in run.weights.as_dict().items())
@@ -118,7 +117,7 @@ def _newest(run: Run) -> Path | None:
     """Rank 0 looks and verifies; the others are told."""
     step = -1
     if run.leads:
-        found = store.newest(run.writer.folder, say)
-        step = store.step_of(found) if found else -1
+        found = checkpoint_io.newest(run.writer.folder, say)
+        step = checkpoint_io.step_of(found) if found else -1
     step = int(run.world.sum(torch.tensor([step if run.leads else 0], device=run.device)))
-    return store.path_of(run.writer.folder, step) if step >= 0 else None
+    return checkpoint_io.path_of(run.writer.folder, step) if step >= 0 else None

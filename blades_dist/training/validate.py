@@ -1,18 +1,23 @@
-"""What the pretext tasks have learned, on held-out photographs: coarse AUC, and each EXIF task against guessing."""
+"""What the pretext tasks have learned, on held-out photographs, and how a finished run says so."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blades_dist.bilevel.reduce import World
 from blades_dist.config import ManipulateConfig
 from blades_dist.data.read import Batch
+from blades_dist.distributed import World
 from blades_dist.evaluate.metrics import auc, rank, wilson
+from blades_dist.evaluate.plots import plot_weights
 from blades_dist.losses.reference import coarse_items, expected_level, label_columns
 from blades_dist.tasks import ABSENT, Task, TaskSet
+from blades_dist.training.progress import SPEED
 from blades_dist.training.sample import prepare
 
 STREAM = 2  # of the manipulation seed: 0 is training, 1 the outer objective
@@ -71,3 +76,38 @@ def _accuracy(task: Task, logits: Tensor, labels: Tensor) -> dict[str, Any]:
     low, high = wilson(right, len(labels))
     majority = float(np.bincount(labels.numpy()).max() / len(labels))
     return {"accuracy": right / len(labels), "low": low, "high": high, "majority": majority, "n": len(labels)}
+
+
+def summary(folder: Path) -> str:
+    """The read-outs of a run folder: what the tasks have learned against guessing, the task weights, the speed."""
+    report = json.loads((folder / "validation.json").read_text())
+    weights = json.loads((folder / "weights.json").read_text())
+    auc = report["coarse_auc"]
+    lines = [
+        f"coarse manipulation AUC {auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}] "
+        f"on {auc['n']} validation photographs",
+        f"{'task':18}{'accuracy':>10}{'95% interval':>18}{'majority':>10}{'n':>7}{'lambda':>9}",
+    ]
+    final = dict(zip(weights["names"], weights["history"][-1][1], strict=True))
+    for name, row in report["tasks"].items():
+        if row["n"]:
+            interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
+            lines.append(
+                f"{name:18}{row['accuracy']:>10.3f}{interval:>18}{row['majority']:>10.3f}{row['n']:>7}{final[name]:>9.3f}"
+            )
+    for name in ("face_coarse", "face_fine"):
+        lines.append(f"{name:18}{'':45}{final[name]:>9.3f}")
+    if (folder / SPEED).is_file():
+        speed = json.loads((folder / SPEED).read_text())
+        lines.append(
+            f"speed since the last start: {speed['images_per_second']:.0f} images/s, "
+            f"{speed['data_wait_share']:.1%} of the time waiting for data"
+        )
+    return "\n".join([*lines, f"run folder: {folder}", f"encoder: {folder / 'encoder'}"])
+
+
+def plot_trajectories(folder: Path) -> None:
+    """``weights.png``: every task's weight over the steps."""
+    matplotlib.use("Agg")
+    weights = json.loads((folder / "weights.json").read_text())
+    plot_weights(weights["history"], weights["names"]).savefig(folder / "weights.png", dpi=120)

@@ -11,8 +11,8 @@ from blades_dist.config import FitConfig
 from blades_dist.detect.calibrate import calibrate
 from blades_dist.detect.extract import Request, extract
 from blades_dist.evaluate.bootstrap import Ranked, difference, difference_p, rank
-from blades_dist.evaluate.estimate import Estimate
 from blades_dist.evaluate.ranking import auc
+from blades_dist.evaluate.rates import Estimate
 from blades_dist.tuning.config import SweepConfig
 from blades_dist.tuning.features import FIT, extraction, unseen
 from blades_dist.tuning.objective import fit_head

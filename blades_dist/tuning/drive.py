@@ -11,7 +11,7 @@ from ray.train import UserCallback
 from ray.util.queue import Empty, Queue
 
 from blades_dist.config import PretrainConfig
-from blades_dist.training import identity
+from blades_dist.training import provenance
 from blades_dist.training.launch import build_trainer
 from blades_dist.training.stopping import Bell
 
@@ -43,7 +43,7 @@ class Drive:
     def __init__(self, config: PretrainConfig) -> None:
         folder = config.storage / config.name
         folder.mkdir(parents=True, exist_ok=True)
-        identity.write(config, folder)
+        provenance.write(config, folder)
         self._queue = Queue(actor_options={"num_cpus": 0})
         self._bell = Bell.remote()  # type: ignore[attr-defined]
         self._controller: Any = None

@@ -10,10 +10,10 @@ import ray
 import torch
 from safetensors.numpy import load_file, save_file
 
-from blades_dist.bilevel.reduce import World
 from blades_dist.config import ExtractConfig, ManipulateConfig, PretrainConfig
 from blades_dist.data.read import read_split
 from blades_dist.detect.extract import Request, extract
+from blades_dist.distributed import World
 from blades_dist.files import write_through
 from blades_dist.models.export import encoder_digest, load_encoder
 from blades_dist.tasks import task_set

@@ -1,25 +1,11 @@
 """The scaling model: its messages are those that the step really sends, its limits are what they must be."""
 
-import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-from blades_dist.bilevel.reduce import World
-from blades_dist.config import BilevelConfig, TrainConfig
-from blades_dist.models.batchnorm import BatchNorm2d
-from blades_dist.tasks import task_set
-from blades_dist.training.traffic import Sizes, _passes, step_traffic
-from tests.gloo import GlooPool
-from tests.problems import LR, build_step, sample, small_config, small_model, train_config
-from tests.training.test_traffic import Collectives
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from scaling_measure import COUNTS, SETTINGS, fit_line
 from scaling_model import (
     H100,
@@ -39,6 +25,16 @@ from scaling_model import (
 )
 from scaling_work import Copies, batch, step_ops
 from scaling_work import build_step as counted_step
+from torch.utils.flop_counter import FlopCounterMode
+from traffic import Sizes, _passes, step_traffic
+
+from blades_dist.config import BilevelConfig, TrainConfig
+from blades_dist.distributed import World
+from blades_dist.models.batchnorm import BatchNorm2d
+from blades_dist.tasks import task_set
+from blades_dist.testing.gloo import GlooPool
+from tests.benchmarks.test_traffic import Collectives
+from tests.problems import LR, build_step, sample, small_config, small_model, train_config
 
 PAPER = Sizes(63_320_000, 400, 26_560)  # near enough the paper's model
 LAYERS = 53
@@ -76,7 +72,7 @@ class Calls(Collectives):
 
 def counted(bilevel: dict[str, Any]) -> tuple[Counter[str], Counter[str]]:
     """Calls of a real step, and the model's."""
-    from blades_dist.training.plain import PlainEngine
+    from blades_dist.training.torch_engine import PlainEngine
 
     world, rows = World.current(), 8
     config = train_config(workers=world.size, batch_size=rows // world.size)

@@ -9,14 +9,14 @@ from torch.func import functional_call
 
 from blades_dist.bilevel.hypergradient import ROUTES, Columns, Evaluated, push_forward
 from blades_dist.bilevel.lookahead import AdamW, Params
-from blades_dist.bilevel.reduce import World
 from blades_dist.config import LossConfig
+from blades_dist.distributed import World
 from blades_dist.losses.reference import task_losses
 from blades_dist.models.batchnorm import still_statistics
 from blades_dist.tasks import task_set
-from blades_dist.training.loop import BilevelStep
-from blades_dist.training.plain import PlainEngine
 from blades_dist.training.sample import Sample
+from blades_dist.training.step import BilevelStep
+from blades_dist.training.torch_engine import PlainEngine
 from tests.problems import LR, build_step, sample, small_model, train_config
 
 TASKS = task_set()

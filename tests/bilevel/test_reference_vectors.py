@@ -10,8 +10,8 @@ from torch import Tensor
 from blades_dist.bilevel import hypergradient
 from blades_dist.bilevel.hypergradient import Batch, Columns, Evaluated
 from blades_dist.bilevel.lookahead import Params, sgd_lookahead
-from blades_dist.bilevel.reduce import World
 from blades_dist.config import LossConfig
+from blades_dist.distributed import World
 from blades_dist.losses.fidelity import fidelity, scale_columns
 from blades_dist.tasks import task_set
 

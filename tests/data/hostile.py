@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.data.hostile_bytes import (
+from blades_dist.testing.hostile_bytes import (
     RANDOM_SEED,
     claimed_jpeg,
     claimed_tiff,

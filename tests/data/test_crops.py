@@ -15,8 +15,7 @@ from blades_dist.data.decode import open_image
 from blades_dist.data.duplicates import perceptual_hash
 from blades_dist.data.faces import PROPORTIONS
 from blades_dist.data.locate_models import LocatorError
-from blades_dist.data.parts import given_column, no_rows, part_schema
-from blades_dist.data.records import label_column, shard_schema
+from blades_dist.data.records import given_column, label_column, no_rows, part_schema, shard_schema
 from blades_dist.data.sources.base import Given
 from blades_dist.tasks import ORDINAL_TAGS, TAGS
 from tests.data.conftest import encoded, exif_of, jpeg_of, pixels_of

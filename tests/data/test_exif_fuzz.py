@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blades_dist.data import exif, exif_reader
-from tests.data.exif_cases import VALID, check, files
+from blades_dist.testing.exif_cases import VALID, check, files
 from tests.work import lines_run
 
 CASES = int(os.environ.get("BLADES_FUZZ_CASES", 500))

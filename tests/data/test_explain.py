@@ -8,8 +8,8 @@ import piexif
 from blades_dist.data.explain import inspect_file
 from blades_dist.data.sources.base import Given
 from blades_dist.tasks import TAGS
+from blades_dist.testing.exif_cases import VALID
 from tests.data.conftest import encoded, jpeg_of, pixels_of, write_sidecar
-from tests.data.exif_cases import VALID
 from tests.data.photos import configured, face
 
 

@@ -21,8 +21,8 @@ from blades_dist.data.crops import Outcome, process_photo
 from blades_dist.data.sandbox import PhotoProcess, SandboxError
 from blades_dist.data.sources.base import Given
 from blades_dist.tasks import TAGS
+from blades_dist.testing.hostile_bytes import claimed_jpeg, png
 from tests.data.conftest import encoded, exif_of, jpeg_of
-from tests.data.hostile_bytes import claimed_jpeg, png
 from tests.data.photos import configured, face, peak_mebibytes, photo_of
 
 GIVEN = Given(faces=[face(10.1, 8, 70, 70), face(2, 3, 20, 20)], levels={"iso": 2})

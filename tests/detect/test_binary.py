@@ -3,10 +3,10 @@ import pytest
 import torch
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
-from toy_detector import unit_rows
 
 from blades_dist.config import BinaryConfig
 from blades_dist.detect.binary import BinaryHead, _folds, fit_binary
+from blades_dist.testing.toy_detector import unit_rows
 
 
 def _sides(n=300, m=60):

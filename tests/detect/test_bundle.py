@@ -8,12 +8,11 @@ import pytest
 import torch
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors.numpy import load_file, save_file
-from toy_detector import SIZE, tiny_encoder, toy_detector, unit_rows, write_bundle
 
-from blades_dist.detect.bundle import CARD, FILES, HEAD, INDEX, load_detector, save_detector
-from blades_dist.detect.detector import Detector
+from blades_dist.detect.detector import CARD, FILES, HEAD, INDEX, Detector, load_detector, save_detector
 from blades_dist.detect.info import migrate
 from blades_dist.models.export import DESCRIPTION, WEIGHTS
+from blades_dist.testing.toy_detector import SIZE, tiny_encoder, toy_detector, unit_rows, write_bundle
 
 KINDS = ("oc", "mahalanobis", "knn", "bc")
 

@@ -12,18 +12,17 @@ import numpy as np
 import piexif
 import pytest
 import torch
-from toy_detector import SIZE, tiny_encoder, write_photographs, write_shards
 
 from blades_dist.config import ExtractConfig, FitConfig
 from blades_dist.data.decode import Rejected
 from blades_dist.data.read import read_split
-from blades_dist.detect.bundle import load_detector
+from blades_dist.detect.detector import load_detector
 from blades_dist.detect.extract import Request, extract
 from blades_dist.detect.fit import LEAVE_ONE_OUT, fit_detector
-from blades_dist.detect.inspect import ImageReport, Unusable, inspect_files, prepare
-from blades_dist.detect.words import lines
+from blades_dist.detect.inspect import ImageReport, Unusable, inspect_files, lines, prepare
 from blades_dist.models.export import save_encoder
 from blades_dist.tasks import TAGS
+from blades_dist.testing.toy_detector import SIZE, tiny_encoder, write_photographs, write_shards
 from tests.jobs import JOBS, run_job
 
 LIMITS = (10**7, 10**7)

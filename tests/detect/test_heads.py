@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from toy_detector import unit_rows
 
 from blades_dist.config import BinaryConfig, KnnConfig, MahalanobisConfig, OneClassConfig
 from blades_dist.detect.binary import fit_binary
@@ -9,6 +8,7 @@ from blades_dist.detect.knn import fit_knn
 from blades_dist.detect.linear import LinearHead
 from blades_dist.detect.mahalanobis import fit_mahalanobis
 from blades_dist.detect.one_class import fit_one_class
+from blades_dist.testing.toy_detector import unit_rows
 
 
 @pytest.fixture(scope="module")

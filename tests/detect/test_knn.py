@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
-from toy_detector import unit_rows
 
 from blades_dist.config import KnnConfig
 from blades_dist.detect.knn import KnnHead, fit_knn
+from blades_dist.testing.toy_detector import unit_rows
 
 
 @pytest.mark.parametrize("distance", ["kth", "mean"])

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 from sklearn.covariance import LedoitWolf
-from toy_detector import unit_rows
 
 from blades_dist.config import MahalanobisConfig, OneClassConfig
 from blades_dist.detect.mahalanobis import MahalanobisHead, fit_mahalanobis
 from blades_dist.detect.one_class import fit_one_class
+from blades_dist.testing.toy_detector import unit_rows
 
 
 @pytest.mark.parametrize("n", [400, 6])  # six faces in eight dimensions: only the shrinkage makes them a density

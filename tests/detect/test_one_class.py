@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_info
-from toy_detector import unit_rows
 
 from blades_dist.config import OneClassConfig
 from blades_dist.detect.one_class import (
@@ -18,6 +17,7 @@ from blades_dist.detect.one_class import (
     split_rows,
 )
 from blades_dist.detect.whitening import fit_whitening
+from blades_dist.testing.toy_detector import unit_rows
 
 COVARIANCES = ("full", "tied", "diag", "spherical")
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTModel
 
-from blades_dist.detect.bundle import load_detector, save_detector
+from blades_dist.detect.detector import load_detector, save_detector
 from blades_dist.detect.heads import Head
 from blades_dist.detect.knn import KnnHead
 from blades_dist.detect.linear import LinearHead
@@ -21,7 +21,7 @@ from blades_dist.detect.onnx_heads import head_graph
 from blades_dist.detect.perceptron import BinaryHead
 from blades_dist.detect.whitening import Whitening
 from blades_dist.models.export import FrozenEncoder, open_encoder
-from tests.detect.toy_detector import tiny_encoder, toy_detector, unit_rows
+from blades_dist.testing.toy_detector import tiny_encoder, toy_detector, unit_rows
 from tests.jobs import run_job
 
 onnxruntime = pytest.importorskip("onnxruntime")

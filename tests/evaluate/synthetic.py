@@ -5,8 +5,8 @@ import numpy as np
 import pyarrow as pa
 
 from blades_dist.evaluate import parity, pictures, projection, report
-from blades_dist.evaluate.answers import Answers, Pair, join
 from blades_dist.evaluate.assess import assess
+from blades_dist.evaluate.predictions import Answers, Pair, join
 from blades_dist.evaluate.pretraining_run import CoarseAuc, Pretext, TaskAccuracy, Weights
 from blades_dist.evaluate.tables import build_tables
 

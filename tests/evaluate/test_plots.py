@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blades_dist.evaluate import comparison_plots, forms, plots, projection
-from blades_dist.evaluate.answers import Answers, Pair
+from blades_dist.evaluate import comparison_plots, plots, projection, table_formats
 from blades_dist.evaluate.assess import assess
+from blades_dist.evaluate.predictions import Answers, Pair
 from blades_dist.figures import DARK, LIGHT, png
 from tests.evaluate.synthetic import DETECTORS, GENERATORS, make_assessments
 
@@ -58,7 +58,7 @@ def test_every_figure_is_drawn_without_a_trace_in_matplotlib(one, many):
 
 def test_roc_legend_tells_auc_with_its_interval(one):
     labels = [text.get_text() for text in plots.plot_roc(one, "ROC").axes[0].get_legend().texts]
-    assert f"a: AUC {forms.show(one.ranked['AUC'].estimate(0))}" in labels
+    assert f"a: AUC {table_formats.show(one.ranked['AUC'].estimate(0))}" in labels
     assert not [label for label in labels if label.startswith("none")]
 
 
@@ -73,7 +73,7 @@ def test_all_detectors_are_in_every_panel(many):
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == [*(f"{name} (n = {n})" for name, n in GENERATORS.items()), "mean over generators"]
     labels = [text.get_text() for text in figure.legends[0].texts]
-    assert labels == [f"{name}: {forms.show(a.ranked['AUC'].mean())}" for name, a in many.items()]
+    assert labels == [f"{name}: {table_formats.show(a.ranked['AUC'].mean())}" for name, a in many.items()]
     for i, found in enumerate(many.values()):  # the area under the mean curve is the mean of the areas
         x, y = figure.axes[-1].lines[i].get_data()
         assert np.trapezoid(y, x) / 1e4 == pytest.approx(found.ranked["AUC"].mean().value, abs=0.01)

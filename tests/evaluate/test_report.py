@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from blades_dist.config import ExtractConfig
-from blades_dist.detect.bundle import load_detector
+from blades_dist.detect.detector import load_detector
 from blades_dist.detect.extract import Request, extract
 from blades_dist.evaluate.inputs import EvaluationError
 from blades_dist.evaluate.run import evaluate

@@ -14,7 +14,7 @@ import ray
 from sklearn.metrics import roc_auc_score
 
 from blades_dist.config import ExtractConfig, RobustnessConfig
-from blades_dist.detect.bundle import load_detector
+from blades_dist.detect.detector import load_detector
 from blades_dist.detect.extract import Request, extract
 from blades_dist.evaluate.inputs import EvaluationError
 from blades_dist.evaluate.robustness import robustness

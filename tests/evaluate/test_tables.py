@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from blades_dist.evaluate import forms, tables
-from blades_dist.evaluate.answers import Answers, Pair
+from blades_dist.evaluate import table_formats, tables
 from blades_dist.evaluate.assess import assess
 from blades_dist.evaluate.metrics import Estimate
+from blades_dist.evaluate.predictions import Answers, Pair
 from tests.evaluate.synthetic import make_assessments
 
 
@@ -136,38 +136,41 @@ def test_one_detector_needs_no_comparison(built):
 
 def test_csv_holds_the_same_numbers(built):
     found = built[3]
-    lines = list(csv.DictReader(io.StringIO(forms.to_csv(found))))
+    lines = list(csv.DictReader(io.StringIO(table_formats.to_csv(found))))
     assert len(lines) == sum(len(t.rows) * len(t.columns) for t in found)
     cell = found[0].rows[0].cells[0]
     assert float(lines[0]["value"]) == cell.value and float(lines[0]["low"]) == cell.low
 
 
 def test_markdown_escapes_and_aligns(built):
-    text = forms.to_markdown(built[3])
+    text = table_formats.to_markdown(built[3])
     assert "gan\\|b" in text
     rows = [line for line in text.splitlines() if line.startswith("| gan\\|b")]
     assert {line.replace("\\|", "").count("|") for line in rows} == {5}
 
 
 def test_latex_escapes(built):
-    text = forms.to_latex(built[3])
+    text = table_formats.to_latex(built[3])
     assert r"$|$measured FPR - nominal$|$" in text and r"FPR at p $\le$ 0.1\%" in text and "≤" not in text
     assert text.isascii()
     assert r"other\_one" in text and r"gan\_a" in text and r"accuracy per generator, \%" in text.lower()
 
 
 def test_text_is_aligned(built):
-    lines = forms.to_text(built[3]).split("\n\n")[0].splitlines()[1:]
+    lines = table_formats.to_text(built[3]).split("\n\n")[0].splitlines()[1:]
     assert len({len(line) for line in lines}) == 1
 
 
 def test_not_available_is_said():
     nan = math.nan
-    assert forms.show(forms.PValue(nan, 1, 1)) == "n/a" and forms.show(forms.PValue(0.0004, 1, 1)) == "<0.001"
-    assert forms.show(Estimate(nan, nan, nan, 0, 5)) == "n/a"
-    assert forms.show(Estimate(0.5, nan, nan, 1, 5)) == "0.500 [n/a]"
-    assert forms.show(Estimate(0.873, 0.85, 0.901, 9, 9), percent=True) == "87.3 [85.0, 90.1]"
-    assert forms.show(Estimate(0.02, -0.01, 0.05, 9, 9), signed=True) == "+0.020 [-0.010, +0.050]"
+    assert (
+        table_formats.show(table_formats.PValue(nan, 1, 1)) == "n/a"
+        and table_formats.show(table_formats.PValue(0.0004, 1, 1)) == "<0.001"
+    )
+    assert table_formats.show(Estimate(nan, nan, nan, 0, 5)) == "n/a"
+    assert table_formats.show(Estimate(0.5, nan, nan, 1, 5)) == "0.500 [n/a]"
+    assert table_formats.show(Estimate(0.873, 0.85, 0.901, 9, 9), percent=True) == "87.3 [85.0, 90.1]"
+    assert table_formats.show(Estimate(0.02, -0.01, 0.05, 9, 9), signed=True) == "+0.020 [-0.010, +0.050]"
 
 
 def test_a_generator_without_images_is_shown_and_left_out_of_the_mean():
@@ -176,4 +179,4 @@ def test_a_generator_without_images_is_shown_and_left_out_of_the_mean():
     found = assess(_pairs(rng.normal(0, 1, 20), sets, 0))
     assert found.mean_accuracy.value == found.accuracy["a"].value
     built = tables.build_tables({"d": found})
-    assert "n/a" in forms.to_text(built) and "20 + 0" in forms.to_text(built)
+    assert "n/a" in table_formats.to_text(built) and "20 + 0" in table_formats.to_text(built)

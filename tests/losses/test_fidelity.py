@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from blades_dist.bilevel.reduce import World
 from blades_dist.config import LossConfig
+from blades_dist.distributed import World
 from blades_dist.losses import fidelity as module
 from blades_dist.losses.fidelity import fidelity, fidelity_losses
 from blades_dist.tasks import task_set
-from tests.gloo import GlooPool
+from blades_dist.testing.gloo import GlooPool
 from tests.losses.problems import (
     RETURNED,
     assert_close,

@@ -13,12 +13,12 @@ from torch import Tensor
 triton = pytest.importorskip("triton", reason="triton is in the dev and gpu extras")
 tl = triton.language
 
-from blades_dist.bilevel.reduce import World  # noqa: E402
 from blades_dist.config import LossConfig  # noqa: E402
+from blades_dist.distributed import World  # noqa: E402
 from blades_dist.losses import formulas, fused, reference  # noqa: E402
 from blades_dist.losses.fidelity import Fidelity, fidelity, fidelity_losses  # noqa: E402
 from blades_dist.tasks import TaskSet, task_set  # noqa: E402
-from tests.gloo import GlooPool  # noqa: E402
+from blades_dist.testing.gloo import GlooPool  # noqa: E402
 from tests.losses.problems import (  # noqa: E402
     RETURNED,
     assert_close,

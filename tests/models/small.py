@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blades_dist.bilevel.reduce import World
 from blades_dist.config import ModelConfig
+from blades_dist.distributed import World
 from blades_dist.models.joint import JointModel, build_joint_model
 from blades_dist.tasks import task_set
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from blades_dist.bilevel.reduce import World
+from blades_dist.distributed import World
 from blades_dist.models.batchnorm import BatchNorm2d, replace_batchnorm, still_statistics
 
 

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import ResNetConfig, ResNetModel
 
-from blades_dist.bilevel.reduce import World
 from blades_dist.config import ImageTowerConfig
+from blades_dist.distributed import World
 from blades_dist.models.convert import State, load_torchvision, to_torchvision, to_transformers
 from blades_dist.models.image import PRESETS, ImageTower, build_image_tower
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2Model, ResNetConfig, ResNetForImageClassification, ResNetModel
 
-from blades_dist.bilevel.reduce import World
 from blades_dist.config import ImageTowerConfig
+from blades_dist.distributed import World
 from blades_dist.models.image import PRESETS, build_image_tower
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, jvp
 
-from blades_dist.bilevel.reduce import World
+from blades_dist.distributed import World
 from blades_dist.models.batchnorm import still_statistics
 from blades_dist.models.joint import JointModel
-from tests.gloo import GlooPool
+from blades_dist.testing.gloo import GlooPool
 from tests.models.small import nearby, photographs, small_model
 
 

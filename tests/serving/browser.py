@@ -18,23 +18,22 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
-from toy_detector import tiny_encoder, toy_detector, toy_manifest
 
 from blades_dist.config import FitConfig, OneClassConfig
-from blades_dist.data.simulate import generated, photograph
-from blades_dist.data.simulation.generators import FAMILIES
-from blades_dist.detect.bundle import save_detector
 from blades_dist.detect.consistency import claimed_labels
-from blades_dist.detect.detector import Detector
+from blades_dist.detect.detector import Detector, save_detector
 from blades_dist.detect.features import FeatureSet
 from blades_dist.detect.fit import CALIBRATE, FIT, MEASURE, RealFaces, assemble
 from blades_dist.detect.fitting import Fitted
 from blades_dist.detect.inspect import ImageReport, Prepared, prepare, report
 from blades_dist.detect.one_class import fit_one_class
 from blades_dist.serving.api import make_api
-from blades_dist.serving.tokens import read_tokens
+from blades_dist.serving.middleware import read_tokens
+from blades_dist.simulate.dataset import generated, photograph
+from blades_dist.simulate.generators import FAMILIES
 from blades_dist.tasks import TAGS
-from tests.serving.local import Local, small_config
+from blades_dist.testing.service import Local, small_config
+from blades_dist.testing.toy_detector import tiny_encoder, toy_detector, toy_manifest
 
 MAX_BYTES, MAX_PIXELS = 2_000_000, 1_000_000
 VIEWS = ("jpeg75",)

@@ -1,14 +1,9 @@
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "detect"))  # toy_detector, shared with the tests of serving
-
-from toy_detector import write_bundle, write_photographs
-
-from blades_dist.detect.bundle import load_detector
-from blades_dist.detect.detector import Detector
+from blades_dist.detect.detector import Detector, load_detector
+from blades_dist.testing.toy_detector import write_bundle, write_photographs
 
 
 @pytest.fixture(scope="session")

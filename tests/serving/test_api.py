@@ -10,7 +10,7 @@ from blades_dist import __version__
 from blades_dist.data.records import REASONS
 from blades_dist.detect.inspect import inspect_files
 from blades_dist.serving.problems import STATUS_OF_REASON
-from tests.serving.local import check_problem, client_of, encoded, noise, small_config
+from blades_dist.testing.service import check_problem, client_of, encoded, noise, small_config
 
 
 def run(detector, work, **options):

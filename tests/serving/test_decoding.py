@@ -13,10 +13,10 @@ import pytest
 
 from blades_dist.data.decode import Rejected
 from blades_dist.data.sandbox import SandboxError
-from blades_dist.detect.prepare import Prepared, Unusable, prepare
+from blades_dist.detect.preprocess import Prepared, Unusable, prepare
 from blades_dist.serving.decoding import DecodeProcess
-from tests.data.hostile_bytes import claimed_jpeg, png
-from tests.serving.local import encoded, noise
+from blades_dist.testing.hostile_bytes import claimed_jpeg, png
+from blades_dist.testing.service import encoded, noise
 
 LIMITS = 100_000_000, 5_000_000
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import yaml
 from ray.serve.schema import ServeDeploySchema
-from toy_detector import write_bundle
 
+from blades_dist.config.serve import ServiceConfig
 from blades_dist.serving.app import application, build
-from blades_dist.serving.config import ServiceConfig
+from blades_dist.testing.toy_detector import write_bundle
 
 ROOT = Path(__file__).parents[2]
 

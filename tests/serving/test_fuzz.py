@@ -17,8 +17,8 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from blades_dist.serving.api import make_api
 from blades_dist.serving.decoding import DecodeProcess
-from blades_dist.serving.tokens import Tokens
-from tests.serving.fuzz_cases import Bounded, Cases, exchange, fuzz_config
+from blades_dist.serving.middleware import Tokens
+from blades_dist.testing.fuzz_cases import Bounded, Cases, exchange, fuzz_config
 
 EXAMPLES = 15  # of an operation
 

@@ -11,13 +11,12 @@ import threading
 
 import pytest
 
-from blades_dist.serving import webhook
+from blades_dist.serving import jobs
+from blades_dist.serving.backend import Options
 from blades_dist.serving.bodies import Upload
-from blades_dist.serving.jobs import JobStore
+from blades_dist.serving.jobs import JobStore, Webhooks, deliver
 from blades_dist.serving.problems import Refused, busy
-from blades_dist.serving.webhook import Webhooks, deliver
-from blades_dist.serving.work import Options
-from tests.serving.local import Local, check_problem, noise, small_config
+from blades_dist.testing.service import Local, check_problem, noise, small_config
 from tests.serving.test_api import run
 
 SECRET = b"a secret of enough bytes"
@@ -206,7 +205,7 @@ def test_a_name_that_leads_inside_is_not_followed(monkeypatch, address):
         asked.append(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
 
-    monkeypatch.setattr(webhook.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(jobs.socket, "getaddrinfo", resolve)
     hooks = Webhooks(("hooks.example",), (), SECRET)
     assert not deliver(hooks, "https://hooks.example/", b"{}", lambda _: None) and asked
     inside = Webhooks(("hooks.example",), ("hooks.example",), SECRET)

@@ -8,7 +8,7 @@ import pytest
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright (dev) drives the browser")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python (dev) has axe-core")
 
-from blades_dist.detect.bundle import load_detector  # noqa: E402
+from blades_dist.detect.detector import load_detector  # noqa: E402
 from tests.serving import browser as helper  # noqa: E402
 
 pytestmark = pytest.mark.skipif(helper.chromium() is None, reason="no Chromium here; BLADES_CHROMIUM names one")

@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from blades_dist.serving import proxy
 from blades_dist.serving.problems import PROBLEM_TYPE, Refused, problem_response
-from tests.serving.local import check_problem
+from blades_dist.testing.service import check_problem
 
 BODY = [b"first", b"second" * 1000]
 

@@ -22,14 +22,14 @@ import psutil
 import pytest
 import ray
 from PIL import Image
-from toy_detector import toy_detector, write_bundle
 
 from blades_dist.client import Client, ServiceProblem
 from blades_dist.config import ServeConfig
-from blades_dist.detect.bundle import load_detector, save_detector
-from tests.serving.fuzz_cases import Cases
-from tests.serving.fuzz_wire import over_wire
-from tests.serving.local import encoded
+from blades_dist.detect.detector import load_detector, save_detector
+from blades_dist.testing.fuzz_cases import Cases
+from blades_dist.testing.fuzz_wire import over_wire
+from blades_dist.testing.service import encoded
+from blades_dist.testing.toy_detector import toy_detector, write_bundle
 
 pytestmark = pytest.mark.ray
 PLACE = b"where-the-picture-was-taken"

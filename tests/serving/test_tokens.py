@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from blades_dist.config import ServeConfig
-from blades_dist.serving.tokens import read_tokens
+from blades_dist.serving.middleware import read_tokens
 from blades_dist.settings import ConfigError, load
 
 FIRST, SECOND = "first-token-of-sixteen", "second-token-of-sixteen"

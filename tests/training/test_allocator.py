@@ -8,7 +8,7 @@ import pytest
 
 CODE = """
 import resource, torch
-from blades_dist.training.allocator import keep_freed_memory
+from blades_dist.training.determinism import keep_freed_memory
 torch.set_num_threads(1)
 assert keep_freed_memory() is {glibc}
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from blades_dist.models.export import load_encoder
-from blades_dist.training import samples, store
-from tests.training.chaos import DAMAGES, Disturbed, End, make_shards, plan, settings
-from tests.training.hosts import SCRIPTS, Hosts, Job, hosts, wait_until
+from blades_dist.testing.chaos import DAMAGES, Disturbed, End, make_shards, plan, settings
+from blades_dist.testing.hosts import SCRIPTS, Hosts, Job, hosts, wait_until
+from blades_dist.training import checkpoint_io, sample
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 36, 3
@@ -56,8 +56,8 @@ def test_an_elastic_run_saves_before_its_node_goes_and_goes_on_with_less(
         command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=test"]
         command += ["--deadline-remaining-seconds=300"]
         subprocess.run([SCRIPTS / "ray", *command], check=True, env=cluster.environment, capture_output=True)
-    saved = folder / "elastic" / store.FOLDER
-    wait_until(lambda: store.saved(saved), "a checkpoint that no schedule asked for")
+    saved = folder / "elastic" / checkpoint_io.FOLDER
+    wait_until(lambda: checkpoint_io.saved(saved), "a checkpoint that no schedule asked for")
     cluster.kill(node)
     output = job.finish()
     cluster.add()
@@ -111,17 +111,17 @@ def test_a_submitted_job_stops_at_a_checkpoint_and_goes_on(folder: Path, cluster
         return ray("submit", f"--submission-id={name}", "--working-dir=.", *options, "--", *job)
 
     submit("first", "--no-wait")
-    lines = folder / "submitted" / samples.FOLDER / "rank-00000.jsonl"
+    lines = folder / "submitted" / sample.FOLDER / "rank-00000.jsonl"
     wait_until(lambda: lines.is_file() and len(lines.read_text().splitlines()) > 5, "some steps")
     with cluster.frozen("ray::RayTrainWorker"):
         with pytest.raises(AssertionError, match="is being driven by another process"):
             submit("twin")
         ray("stop", "--no-wait", "first")
     wait_until(lambda: "was stopped" in ray("status", "first"), "the stop", every=1)
-    (left,) = store.saved(folder / "submitted" / store.FOLDER)
-    assert 4 <= store.step_of(left) < STEPS and store.verify(left)
+    (left,) = checkpoint_io.saved(folder / "submitted" / checkpoint_io.FOLDER)
+    assert 4 <= checkpoint_io.step_of(left) < STEPS and checkpoint_io.verify(left)
     assert "the same command goes on from there" in ray("logs", "first")
-    assert f"resumed at step {store.step_of(left)}/{STEPS}" in submit("second")
+    assert f"resumed at step {checkpoint_io.step_of(left)}/{STEPS}" in submit("second")
     end = End.of(folder / "submitted")
     assert end.history == undisturbed.history and end.same_bits(undisturbed)
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 import yaml
 
-from blades_dist.bilevel.reduce import World
 from blades_dist.config import PretrainConfig
+from blades_dist.distributed import World
 from blades_dist.settings import ConfigError
-from blades_dist.training import store
+from blades_dist.training import checkpoint_io
 from blades_dist.training.checkpoint import Snapshot
 from blades_dist.training.cli import continued, read_arguments, resumed
-from blades_dist.training.identity import CONFIG
+from blades_dist.training.provenance import CONFIG
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +36,7 @@ def make_run(folder: Path, *, epoch: int = 12, checkpoint: bool = True, **values
     record = {"manifest": "abc", **config.model_dump(mode="json")}
     (folder / CONFIG).write_text(yaml.safe_dump(record, sort_keys=False))
     if checkpoint:
-        writer = store.Writer(folder / store.FOLDER, World(), torch.device("cpu"), 3)
+        writer = checkpoint_io.Writer(folder / checkpoint_io.FOLDER, World(), torch.device("cpu"), 3)
         progress = {"step": 600, "train": {"epoch": epoch, "rows": 0}}
         writer.begin(Snapshot(600, {"model.w": torch.zeros(3)}, {"progress": progress, "manifest": "abc"}))
         writer.flush()
@@ -135,7 +135,7 @@ def test_from_refuses_what_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="neither a checkpoint nor the folder of a run that has one"):
         continued(make_run(tmp_path / "b", checkpoint=False), "+5")
     damaged = make_run(tmp_path / "c")
-    (store.saved(damaged / store.FOLDER)[0] / store.INDEX).write_text("{}")
+    (checkpoint_io.saved(damaged / checkpoint_io.FOLDER)[0] / checkpoint_io.INDEX).write_text("{}")
     with pytest.raises(ConfigError, match=r"--from .*no checkpoint in .* is intact"):
         continued(damaged, "+5")
 

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from blades_dist.config import TrainConfig
-from blades_dist.training.identity import is_free
+from blades_dist.training.provenance import is_free
 
 
 def test_the_global_batch_belongs_to_the_largest_group() -> None:

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from blades_dist.bilevel.build import build_weights
 from blades_dist.bilevel.hypergradient import Columns
-from blades_dist.bilevel.reduce import World
-from blades_dist.bilevel.weights import build_weights
 from blades_dist.config import BilevelConfig
+from blades_dist.distributed import World
 from blades_dist.tasks import task_set
+from blades_dist.testing.gloo import GlooPool
 from blades_dist.training.guard import NonFinite, check_equal, find_culprits
 from blades_dist.training.sample import Sample
-from tests.gloo import GlooPool
 from tests.problems import LR, build_step, sample, small_model, train_config
 
 ROWS = 8
@@ -34,7 +34,7 @@ def refused_steps(stage: int | None, fault: str, bad: bool, reuse: bool) -> dict
     world, config = World.current(), train_config(zero_stage=stage or 0, accumulate=2 if reuse else 1)
     model = small_model(world).train()
     if stage is None:
-        from blades_dist.training.plain import PlainEngine
+        from blades_dist.training.torch_engine import PlainEngine
 
         engine: Any = PlainEngine(model, config, world)
     else:

@@ -9,9 +9,9 @@ import pytest
 
 from blades_dist.config import IngestConfig, PretrainConfig
 from blades_dist.data.ingest import ingest
-from blades_dist.data.simulate import write_photographs
 from blades_dist.settings import ConfigError
-from blades_dist.training import identity, launch, store
+from blades_dist.simulate.dataset import write_photographs
+from blades_dist.training import checkpoint_io, launch, provenance
 
 ROOT = Path(__file__).parents[2]
 STEPS = 8
@@ -77,9 +77,9 @@ def test_a_run_that_diverges_skips_and_then_stops_at_its_last_good_state(shards:
     folder = shards.parent / "runs" / "diverging"
     assert json.loads((folder / "stopped.json").read_text())["step"] == 1
     assert not (folder / "encoder").exists()
-    saved = store.saved(folder / store.FOLDER)[0]
+    saved = checkpoint_io.saved(folder / checkpoint_io.FOLDER)[0]
     assert str(saved) in output, "the message must name the checkpoint"
-    tensors, state = store.read(saved)
+    tensors, state = checkpoint_io.read(saved)
     assert state["progress"]["step"] == 1 and [step["step"] for step in state["progress"]["skipped"]] == [0]
     assert state["weights"]["value"] == [1.0] * 11
     assert all(value.isfinite().all() for value in tensors.values())
@@ -111,7 +111,7 @@ def test_a_run_is_its_configuration_and_its_data(shards: Path, tmp_path: Path) -
 
     launch.check(values())
     (tmp_path / "pretrain").mkdir()
-    identity.write(launch.check(values()), tmp_path / "pretrain")
+    provenance.write(launch.check(values()), tmp_path / "pretrain")
     launch.check(values(log_every=3))
     with pytest.raises(ConfigError, match=r"another configuration.*\n  train.lr: 1e-05 there, 0.1 now"):
         launch.check(values(lr=0.1))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from blades_dist.bilevel.reduce import World
-from tests.gloo import GlooPool
+from blades_dist.distributed import World
+from blades_dist.testing.gloo import GlooPool
 from tests.problems import build_step, plain_steps, small_model, take_steps, train_config
 
 ROWS, STEPS = 8, 3
@@ -92,7 +92,7 @@ def test_deepspeed_ranks_equal_one_process(
 def local_products(reuse: bool) -> dict[str, Any]:
     """The hypergradient with sync local, and the same from gradients of one task at a time, and the directions."""
     from blades_dist.bilevel.hypergradient import Columns, pull_back
-    from blades_dist.training.plain import PlainEngine
+    from blades_dist.training.torch_engine import PlainEngine
     from tests.problems import LR, sample
 
     world, found = World.current(), {}

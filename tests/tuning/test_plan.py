@@ -4,15 +4,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from small import SPACE, config
 
 from blades_dist.tuning.config import SweepConfig
+from blades_dist.tuning.encoders import bundles, fitting
 from blades_dist.tuning.ledger import Candidate, Ledger
 from blades_dist.tuning.plan import Job, Plan
-from blades_dist.tuning.population import Member, first_generation, next_generation
-from blades_dist.tuning.proposals import FromOptuna, FromPopulation
-from blades_dist.tuning.resources import bundles, fitting
+from blades_dist.tuning.proposals import FromOptuna, FromPopulation, Member, first_generation, next_generation
 from blades_dist.tuning.searcher import Halving
+from tests.tuning.small import SPACE, config
 
 
 def opened(sweep: SweepConfig) -> tuple[Ledger, Plan]:

@@ -4,15 +4,14 @@ import random
 from pathlib import Path
 
 import pytest
-from small import config
 
-from blades_dist.evaluate.estimate import Estimate
+from blades_dist.evaluate.rates import Estimate
 from blades_dist.tuning.compare import Comparison, Measured
 from blades_dist.tuning.detectors import Row
 from blades_dist.tuning.importance import importances
 from blades_dist.tuning.ledger import Candidate, Ledger
-from blades_dist.tuning.plots import bars, parallel
-from blades_dist.tuning.results import comparison_table, detector_table, table
+from blades_dist.tuning.results import bars, comparison_table, detector_table, parallel, table
+from tests.tuning.small import config
 
 
 def compared(value: float, low: float, high: float, **flags: bool) -> Comparison:

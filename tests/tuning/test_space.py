@@ -5,11 +5,11 @@ from pathlib import Path
 
 import optuna
 import pytest
-from small import config
 
 from blades_dist.settings import ConfigError, load
 from blades_dist.tuning.config import SweepConfig, applied, defaults
 from blades_dist.tuning.space import Dimension, applies, suggest
+from tests.tuning.small import config
 
 
 @pytest.mark.parametrize(

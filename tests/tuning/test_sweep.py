@@ -10,18 +10,17 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from small import config
 
 from blades_dist.config import IngestConfig
 from blades_dist.data.ingest import ingest
-from blades_dist.data.simulate import write_generated, write_photographs
-from blades_dist.detect.bundle import load_detector
+from blades_dist.detect.detector import load_detector
 from blades_dist.settings import ConfigError
+from blades_dist.simulate.dataset import write_generated, write_photographs
 from blades_dist.tuning.config import SweepConfig
-from blades_dist.tuning.encoders import LEDGER, search_encoders
+from blades_dist.tuning.encoders import LEDGER, concurrent_runs, search_encoders
 from blades_dist.tuning.ledger import Candidate, Ledger
-from blades_dist.tuning.resources import concurrent_runs
 from blades_dist.tuning.sweep import check, sweep
+from tests.tuning.small import config
 
 ROOT = Path(__file__).parents[2]
 
