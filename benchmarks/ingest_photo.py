@@ -21,10 +21,10 @@ from blades_dist.config import IngestConfig
 from blades_dist.data.crops import Outcome, Photo, process_photo
 from blades_dist.data.faces import parse_sidecar, sidecar_of
 from blades_dist.data.sandbox import PhotoProcess
-from blades_dist.data.sources.base import Given
+from blades_dist.data.sources.base import Annotations
 
 RESIZED = 224  # pixels a side
-Process = Callable[[Photo, bytes, Given], Outcome]
+Process = Callable[[Photo, bytes, Annotations], Outcome]
 
 
 def table(files: list[Path], size: int, rounds: int) -> str:
@@ -33,7 +33,7 @@ def table(files: list[Path], size: int, rounds: int) -> str:
     photos = [
         Photo(file.name, "s", hashlib.sha256(item).hexdigest(), "train") for file, item in zip(files, data, strict=True)
     ]
-    given = [Given(faces=parse_sidecar(sidecar_of(file).read_bytes())) for file in files]
+    given = [Annotations(faces=parse_sidecar(sidecar_of(file).read_bytes())) for file in files]
     config = IngestConfig(source=("-",), output=Path("-"), min_face_px=32)
 
     def bare() -> None:
@@ -41,14 +41,14 @@ def table(files: list[Path], size: int, rounds: int) -> str:
             pixels = cv2.imdecode(np.frombuffer(item, np.uint8), cv2.IMREAD_COLOR)
             cv2.resize(pixels, (RESIZED, RESIZED), interpolation=cv2.INTER_AREA)
 
-    def all_of(process: Process, said: list[Given]) -> Callable[[], None]:
+    def all_of(process: Process, said: list[Annotations]) -> Callable[[], None]:
         def run() -> None:
             for photo, item, what in zip(photos, data, said, strict=True):
                 process(photo, item, what)
 
         return run
 
-    def own(photo: Photo, item: bytes, what: Given) -> Outcome:
+    def own(photo: Photo, item: bytes, what: Annotations) -> Outcome:
         return process_photo(photo, item, what, config)
 
     with PhotoProcess(config) as child:
@@ -56,8 +56,8 @@ def table(files: list[Path], size: int, rounds: int) -> str:
             "OpenCV: imdecode, resize": bare,
             "process_photo, faces given": all_of(own, given),
             "PhotoProcess, faces given": all_of(child.process, given),
-            "process_photo, faces located (Haar)": all_of(own, [Given()] * len(files)),
-            "PhotoProcess, faces located (Haar)": all_of(child.process, [Given()] * len(files)),
+            "process_photo, faces located (Haar)": all_of(own, [Annotations()] * len(files)),
+            "PhotoProcess, faces located (Haar)": all_of(child.process, [Annotations()] * len(files)),
         }
         times = inputs.in_turn(jobs, rounds, time.perf_counter)
     base = times["OpenCV: imdecode, resize"]

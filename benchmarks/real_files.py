@@ -21,7 +21,7 @@ import PIL
 from blades_dist.config import IngestConfig
 from blades_dist.data.crops import Photo, process_photo
 from blades_dist.data.exif import read_exif
-from blades_dist.data.sources.base import Given
+from blades_dist.data.sources.base import Annotations
 
 LISTED = {
     "iso": ("ISO", "ISOSpeedRatings"),
@@ -62,7 +62,7 @@ def measure(folder: Path, config: IngestConfig) -> tuple[Counter[str], Counter[s
                 counts[f"{tag} understood"] += raw[tag] is not None
             else:
                 counts[f"{tag} besides"] += raw[tag] is not None
-        outcome = process_photo(Photo(about["file"], "real", about["sha256"], "train"), data, Given(), config)
+        outcome = process_photo(Photo(about["file"], "real", about["sha256"], "train"), data, Annotations(), config)
         reasons.update(reason for _, reason, _ in outcome.rejected)
         counts["files"] += 1
         counts["rows"] += len(outcome.rows)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from blades_dist.config import PretrainConfig, SimulateConfig
 from blades_dist.data.records import read_manifest
+from blades_dist.progress import ProgressLine
 from blades_dist.raylocal import head
 from blades_dist.settings import ConfigError, load
 
@@ -76,9 +77,11 @@ class Demo:
         photographs, generated = folder / "photographs", folder / "generated"
         fixed = {"seed": wanted.seed, "size": wanted.size, "processes": processes}
         try:
-            write_photographs(photographs, wanted.photographs, progress=_Counter("photographs"), **fixed)
+            said = ProgressLine("simulated", "photographs")
+            write_photographs(photographs, wanted.photographs, progress=said, **fixed)
             per_family = wanted.generated_per_family
-            write_generated(generated, list(FAMILIES), per_family, progress=_Counter("AI-generated faces"), **fixed)
+            said = ProgressLine("simulated", "AI-generated faces")
+            write_generated(generated, list(FAMILIES), per_family, progress=said, **fixed)
         except ValueError as error:  # the folder holds pictures made with other settings
             raise DemoError(str(error)) from None
         return photographs, generated
@@ -147,18 +150,6 @@ class Demo:
         if status:
             raise DemoError(f"{title} failed with status {status}; its own message is above")
         print(f"({time.monotonic() - begin:.0f} s)", flush=True)
-
-
-class _Counter:
-    """Prints how far a count has come, at most every few seconds."""
-
-    def __init__(self, what: str) -> None:
-        self.what, self.said = what, time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        if done == total or time.monotonic() - self.said > 3:
-            self.said = time.monotonic()
-            print(f"{self.what}: {done}/{total}", flush=True)
 
 
 def _title(text: str) -> None:

@@ -1,17 +1,17 @@
-"""The table of pretext tasks: the one place that knows logit columns, vocabularies and prompts.
+"""The pretext tasks: one for every EXIF tag of ``tags.EXIF_TAGS``, and the two manipulation tasks.
 
-Order, widths and wording follow the paper (BLADES, ICCV 2025, arXiv 2507.22824) and its released code, so
-that its checkpoints and loss values stay comparable. Adding an EXIF tag is one more row of ``TASKS``.
+Order, widths and wording follow the paper (BLADES, ICCV 2025, arXiv 2507.22824) and its released code, so that its
+checkpoints and loss values stay comparable. Adding an EXIF tag is one more row of ``tags.EXIF_TAGS``.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
+from blades_dist.tags import EXIF_TAGS, ExifTag
+
 TaskKind = Literal["ordinal", "categorical", "coarse", "fine"]
 
-LEVELS = ("low", "medium", "high")
 REGIONS = ("mouth", "eye", "nose")
-MAKES = ("Nikon", "Apple", "FUJIFILM", "Canon", "Samsung", "Sony", "Panasonic", "Nokia", "Pentax", "others")
 
 
 @dataclass(frozen=True)
@@ -35,59 +35,12 @@ class Task:
         return tuple(self.template.format(name) for name in self.classes)
 
 
-def _ordinal(name: str, words: str) -> Task:
-    return Task(name, "ordinal", LEVELS, f"a photo of a face with the {{}} value of {words}", tag=name)
+def _task_of(tag: ExifTag) -> Task:
+    return Task(tag.name, tag.kind, tag.classes, tag.prompt, tag=tag.name, optional=tag.optional)
 
 
 TASKS: tuple[Task, ...] = (
-    _ordinal("iso", "ISO speed rating"),
-    _ordinal("aperture", "aperture"),
-    _ordinal("exposure_time", "exposure time"),
-    _ordinal("focal_length", "focal length"),
-    Task("make", "categorical", MAKES, "a photo of a face taken with the {} brand camera", tag="make"),
-    Task(
-        "metering_mode",
-        "categorical",
-        ("average", "centerweighted", "others", "partial", "spot", "multi-spot", "multi-segment", "evaluative"),
-        "a photo of the face captured using the {} metering mode",
-        tag="metering_mode",
-    ),
-    Task(
-        "exposure_mode",
-        "categorical",
-        ("auto", "auto-bracketing", "program", "manual", "aperture-priority", "easy-shooting", "shutter-priority"),
-        "a photo of the face captured using the {} exposure mode",
-        tag="exposure_mode",
-    ),
-    Task(
-        "white_balance",
-        "categorical",
-        ("auto", "manual"),
-        "a photo of the face captured using the {} white balance mode",
-        tag="white_balance",
-    ),
-    Task(
-        "exposure_program",
-        "categorical",
-        (
-            "landscape mode",
-            "manual control",
-            "normal program",
-            "portrait mode",
-            "shutter priority",
-            "aperture priority",
-        ),
-        "a photo of the face captured using the exposure program set to {}",
-        tag="exposure_program",
-    ),
-    Task(
-        "flash",
-        "categorical",
-        ("off", "on"),
-        "a photo of the face taken with the flash {}",
-        tag="flash",
-        optional=True,
-    ),
+    *(_task_of(tag) for tag in EXIF_TAGS),
     Task("face_coarse", "coarse", ("photographic", "manipulated"), "a photo of a {} face"),
     Task("face_fine", "fine", REGIONS, "a photo of a face with a manipulated {} region"),
 )

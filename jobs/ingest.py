@@ -57,13 +57,13 @@ def _verify(output: Path) -> int:
 
 def _inspect(arguments: list[str]) -> int:
     from blades_dist.data.explain import inspect_file
-    from blades_dist.data.sources.folder import given_beside
+    from blades_dist.data.sources.folder import annotations_beside
 
     place = arguments.index("--inspect")
     file, rest = Path(*arguments[place + 1 : place + 2]), arguments[:place] + arguments[place + 2 :]
     config = parse(IngestConfig, "ingest", [*rest, f"source={file.parent}", "output=."], __doc__)
     try:
-        print(inspect_file(file, config, given_beside(file)).text())
+        print(inspect_file(file, config, annotations_beside(file)).text())
     except (OSError, RuntimeError, ValueError) as error:  # no file, a locator that cannot be used, a broken sidecar
         print(f"ingest: {file}: {error}", file=sys.stderr)
         return 2

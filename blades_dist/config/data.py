@@ -14,7 +14,6 @@ SPLITS = ("train", "val", "calibration", "test")
 class SimulateConfig(Config):
     """Embedded data set: simulated photographs and simulated generators."""
 
-    output: Path = Path("runs/demo/data")
     photographs: int = Field(4000, ge=1)
     generated_per_family: int = Field(150, ge=0)
     size: int = Field(128, ge=64, description="pixels a side")

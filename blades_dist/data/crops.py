@@ -17,7 +17,7 @@ from blades_dist.data.faces import Face, check_inside, crop, scaled, whole_pictu
 from blades_dist.data.locate import locate, make_locator
 from blades_dist.data.locate_models import LocatorError
 from blades_dist.data.records import given_column, no_rows, part_schema
-from blades_dist.data.sources.base import Given
+from blades_dist.data.sources.base import Annotations
 from blades_dist.tasks import ABSENT, ORDINAL_TAGS, TAGS, TASKS
 
 # Photographs and the shards made of them are lossless throughout. The cheapest filter and run lengths: twice as fast
@@ -68,7 +68,7 @@ def split_of(sha256: str, seed: int, shares: dict[str, float]) -> str:
     return chosen
 
 
-def process_photo(photo: Photo, data: bytes, given: Given, config: IngestConfig) -> Outcome:
+def process_photo(photo: Photo, data: bytes, annotations: Annotations, config: IngestConfig) -> Outcome:
     """Rows of one photo, or why there are none. Whatever is wrong with the file ends up in the outcome.
 
     Raises:
@@ -76,7 +76,7 @@ def process_photo(photo: Photo, data: bytes, given: Given, config: IngestConfig)
     """
     outcome = Outcome(photo.path)
     try:
-        _process(photo, data, given, config, outcome)
+        _process(photo, data, annotations, config, outcome)
     except Rejected as error:
         return _refused(outcome, error.reason, error.detail)
     except LocatorError:
@@ -103,21 +103,21 @@ def no_memory(outcome: Outcome) -> Outcome:
     return _refused(outcome, "too_large", "it needs more memory than there is; a larger memory_mebibytes may do")
 
 
-def _process(photo: Photo, data: bytes, given: Given, config: IngestConfig, outcome: Outcome) -> None:
+def _process(photo: Photo, data: bytes, annotations: Annotations, config: IngestConfig, outcome: Outcome) -> None:
     if hashlib.sha256(data).hexdigest() != photo.sha256:
         raise Rejected("unreadable", "the file changed while it was being ingested")
     image = open_image(data, config.max_pixels, config.max_bytes)
-    raw = _merged(given, data)
+    raw = _merged(annotations, data)
     if config.kind == "photographs":  # before decoding, which is most of the work
-        usable = sum(raw[tag] is not None or given.levels.get(tag, ABSENT) != ABSENT for tag in COUNTED_TAGS)
+        usable = sum(raw[tag] is not None or annotations.levels.get(tag, ABSENT) != ABSENT for tag in COUNTED_TAGS)
         if usable < config.min_tags:
             raise Rejected("no_usable_tag", f"{usable} usable EXIF tags; at least {config.min_tags} are needed")
     picture, factor = image.preview()
     outcome.fingerprint, outcome.pixels = perceptual_hash(picture), image.width * image.height
     if config.faces == "whole":
         outcome.found = [whole_picture(image.width, image.height, config.crop_scale)]
-    elif given.faces is not None:
-        outcome.found = _given_faces(given.faces, given.frame, image)
+    elif annotations.faces is not None:
+        outcome.found = _given_faces(annotations.faces, annotations.frame, image)
     else:
         outcome.found = locate(picture, make_locator(config.locator, config.locator_model), factor)
     del picture
@@ -131,7 +131,7 @@ def _process(photo: Photo, data: bytes, given: Given, config: IngestConfig, outc
             detail = f"{side:.0f} pixels; at least {config.min_face_px} are needed"
             outcome.rejected.append((index, "face_too_small", detail))
         else:
-            rows.append(_row(photo, index, face, image, config.crop_scale) | _tag_columns(raw, given))
+            rows.append(_row(photo, index, face, image, config.crop_scale) | _tag_columns(raw, annotations))
     if rows:
         outcome.rows = pa.Table.from_pylist(rows, part_schema())
 
@@ -147,9 +147,9 @@ def _refused(outcome: Outcome, reason: str, detail: str) -> Outcome:
     )
 
 
-def _merged(given: Given, data: bytes) -> Raw:
+def _merged(annotations: Annotations, data: bytes) -> Raw:
     """Per tag what the source says, else what the file itself says."""
-    said = given.exif or {}
+    said = annotations.exif or {}
     own: Raw = {} if all(said.get(tag) is not None for tag in TAGS) else read_exif(data)
     return {tag: said[tag] if said.get(tag) is not None else own[tag] for tag in TAGS}
 
@@ -182,7 +182,7 @@ def _row(photo: Photo, index: int, face: Face, image: ImageFile, scale: float) -
     }
 
 
-def _tag_columns(raw: Raw, given: Given) -> dict[str, Any]:
+def _tag_columns(raw: Raw, annotations: Annotations) -> dict[str, Any]:
     values = {f"exif_{tag}": raw[tag] for tag in TAGS}
-    levels = {tag: level for tag, level in given.levels.items() if level != ABSENT}
+    levels = {tag: level for tag, level in annotations.levels.items() if level != ABSENT}
     return values | {given_column(tag): levels.get(tag) for tag in ORDINAL_TAGS}

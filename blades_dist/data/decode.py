@@ -51,15 +51,6 @@ class Rejected(ValueError):
         self.detail = detail
 
 
-@dataclass(frozen=True)
-class DecodedImage:
-    """``rgb`` (H, W, 3) uint8 with the EXIF orientation applied; ``codec`` a value of ``CODECS``."""
-
-    rgb: np.ndarray
-    codec: str
-    jpeg_quality: float | None
-
-
 @dataclass
 class ImageFile:
     """An image file that has passed every check before decoding; ``width`` and ``height`` in pixels, upright.
@@ -72,13 +63,17 @@ class ImageFile:
     width: int
     height: int
     orientation: int
-    codec: str
+    codec: str  # a value of ``CODECS``
     jpeg_quality: float | None
     container: Container
     _rgb: np.ndarray | None = field(default=None, repr=False)
 
     def pixels(self) -> np.ndarray:
-        """The whole photo: (H, W, 3) uint8, upright; kept for the next call."""
+        """The whole photo: (H, W, 3) uint8, upright; kept for the next call.
+
+        Colour profiles are not applied: the pixels stay what the camera wrote. Transparent pixels are laid over white,
+        16-bit samples lose their low byte, gray and CMYK become RGB, of a multi-page TIFF the first page counts.
+        """
         if self._rgb is None:
             self._rgb, _ = self._decode(None)
         return self._rgb
@@ -131,19 +126,6 @@ def open_image(data: bytes, max_pixels: int, max_bytes: int) -> ImageFile:
             size = (height, width) if orientation >= 5 else (width, height)
             codec, container = CODECS[str(image.format)], _container(image, data)
             return ImageFile(data, *size, orientation, codec, jpeg_quality(image), container)
-
-
-def decode_image(data: bytes, max_pixels: int, max_bytes: int) -> DecodedImage:
-    """Decodes one image file. Colour profiles are not applied: the pixels stay what the camera wrote.
-
-    Transparent pixels are laid over white, 16-bit samples lose their low byte, gray and CMYK become RGB, of a
-    multi-page TIFF the first page counts.
-
-    Raises:
-        Rejected: as ``open_image`` and ``ImageFile.pixels``.
-    """
-    image = open_image(data, max_pixels, max_bytes)
-    return DecodedImage(image.pixels(), image.codec, image.jpeg_quality)
 
 
 def _open(data: bytes) -> Image.Image:

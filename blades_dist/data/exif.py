@@ -1,6 +1,6 @@
 """EXIF of an image file: what a photo's tags are, why one is absent, and the labels made of them. No Ray here.
 
-``exif_reader`` finds the stored fields in a file, ``exif_tables`` says what they mean, this module joins the two.
+``exif_reader`` finds the stored fields in a file, the rows of ``tags.EXIF_TAGS`` say what they mean.
 """
 
 import math
@@ -8,33 +8,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from blades_dist.data import heif
-from blades_dist.data.exif_reader import Fields, read_fields
-from blades_dist.data.exif_tables import (
-    APERTURE_APEX,
-    CODES,
-    FIELD_NAMES,
-    FLASH,
-    ISO_OVERFLOW,
-    MAKE,
-    MAKE_ALIASES,
-    MAKE_BY_MODEL,
-    MAX_APEX,
-    MODEL,
-    ORIENTATION,
-    OTHER_MAKE,
-    OTHER_METERING,
-    PLAUSIBLE,
-    SHUTTER_APEX,
-    SOURCES,
-)
+from blades_dist.data.exif_reader import ORIENTATION, Fields, read_fields
+from blades_dist.tags import EXIF_TAGS, Codes, ExifField, ExifTag, Names, Quantity
 from blades_dist.tasks import ABSENT, CATEGORICAL_TAGS, ORDINAL_TAGS, TAGS, vocabulary
+
+MAX_APEX = 40.0  # 2 to the 40 is beyond every plausible range
 
 Raw = dict[str, float | str | None]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One tag as understood: its ``value`` in the units of ``PLAUSIBLE`` or a word of its vocabulary, the number of the
+    """One tag as understood: its ``value`` in the unit of its tag or one of its classes, the number of the
     EXIF ``field`` it was taken from and what is ``stored`` there. Where ``value`` is None, ``why`` says so; field and
     stored value are then those of the first field that holds something unusable, if any does."""
 
@@ -60,7 +45,7 @@ def interpret(values: Fields) -> Raw:
 
 def explain(values: Fields) -> dict[str, Reading]:
     """``interpret`` with the reasons: where each tag of ``tasks.TAGS`` comes from, or why it is absent."""
-    return {tag: _reading(tag, values) for tag in TAGS}
+    return {tag.name: _reading(tag, values) for tag in EXIF_TAGS}
 
 
 def read_orientation(data: bytes) -> int:
@@ -87,20 +72,20 @@ def number(value: object) -> float | None:
     return result if math.isfinite(result) else None
 
 
-def normalise_make(make: object, model: object = None) -> str | None:
-    """One of the table's makers for a Make string as cameras write it; None for an empty one.
+def class_of_name(names: Names, name: object, qualifier: object = None) -> str | None:
+    """Class of a name as cameras write it, a maker's say; None for an empty one.
 
-    ``model`` decides where one maker's name stands in cameras of several brands (Ricoh Imaging's Pentax).
+    ``qualifier``, the model say, decides where one name stands for several classes (Ricoh Imaging's Pentax).
     """
-    if not (words := _words(make)):
+    if not (words := _words(name)):
         return None
-    for opening, model_opening, name in MAKE_BY_MODEL:
-        if words.startswith(opening) and _words(model).startswith(model_opening):
-            return name
-    for opening, name in MAKE_ALIASES:
+    for opening, qualifier_opening, found in names.qualified:
+        if words.startswith(opening) and _words(qualifier).startswith(qualifier_opening):
+            return found
+    for opening, found in names.openings:
         if words == opening or words.startswith(opening + " "):
-            return name
-    return OTHER_MAKE
+            return found
+    return names.other
 
 
 def labels(raw: Mapping[str, float | str | None], edges: Mapping[str, tuple[float, float]]) -> dict[str, int]:
@@ -147,44 +132,43 @@ def tertile_edges(values: Mapping[float, int] | Iterable[float]) -> tuple[float,
     return distinct[first], distinct[second]
 
 
-def _reading(tag: str, values: Fields) -> Reading:
+def _reading(tag: ExifTag, values: Fields) -> Reading:
     refused: Reading | None = None
-    for field in SOURCES[tag]:
-        if field in values:
-            value, why = _understood(tag, field, values)
+    for field in tag.fields:
+        if field.number in values:
+            value, why = _value(tag.values, field, values)
             if value is not None:
-                return Reading(value, field, values[field])
-            refused = refused or Reading(None, field, values[field], why)
-    return refused or Reading(None, why="no " + " or ".join(FIELD_NAMES[field] for field in SOURCES[tag]))
+                return Reading(value, field.number, values[field.number])
+            refused = refused or Reading(None, field.number, values[field.number], why)
+    return refused or Reading(None, why="no " + " or ".join(field.name for field in tag.fields))
 
 
-def _understood(tag: str, field: int, values: Fields) -> tuple[float | str | None, str]:
-    """Value of a field for its tag, or None and why not."""
-    stored = values[field]
-    if field == MAKE:
-        return normalise_make(stored, values.get(MODEL)), "not a name"
+def _value(how: Quantity | Codes | Names, field: ExifField, values: Fields) -> tuple[float | str | None, str]:
+    """Value of a field, or None and why not."""
+    stored = values[field.number]
+    if isinstance(how, Names):
+        return class_of_name(how, stored, values.get(how.qualifier.number)), "not a name"
     found = number(stored)
     if found is None:
         return None, "not a number"
-    if tag in PLAUSIBLE:
-        return _measured(tag, field, found)
-    code = int(found) if found.is_integer() and 0 <= found < 2**32 else None
-    if code is None:
-        return None, "not a code"
-    if field == FLASH:
-        return ("on" if code & 1 else "off"), ""
-    return CODES[tag].get(code, OTHER_METERING if tag == "metering_mode" else None), "a code without meaning here"
+    return _measured(how, field, found) if isinstance(how, Quantity) else _class_of_code(how, found)
 
 
-def _measured(tag: str, field: int, value: float) -> tuple[float | None, str]:
-    if tag == "iso" and value == ISO_OVERFLOW:
-        return None, f"{ISO_OVERFLOW} stands for a speed that does not fit"
-    if field in (APERTURE_APEX, SHUTTER_APEX):
+def _measured(how: Quantity, field: ExifField, value: float) -> tuple[float | None, str]:
+    if value == how.overflow:
+        return None, f"{how.overflow:g} stands for a value that does not fit"
+    if field.apex is not None:
         if not abs(value) < MAX_APEX:
             return None, "implausible"
-        value = 2 ** (value / 2) if field == APERTURE_APEX else 2**-value
-    low, high = PLAUSIBLE[tag]
-    return (value, "") if low <= value <= high else (None, f"implausible: not within {low:g} to {high:g}")
+        value = field.apex(value)
+    inside = how.low <= value <= how.high
+    return (value, "") if inside else (None, f"implausible: not within {how.low:g} to {how.high:g}")
+
+
+def _class_of_code(how: Codes, value: float) -> tuple[str | None, str]:
+    if not (value.is_integer() and 0 <= value < 2**32):
+        return None, "not a code"
+    return how.classes.get(int(value) & how.bits, how.other), "a code without meaning here"
 
 
 def _decimal(text: str) -> float | None:

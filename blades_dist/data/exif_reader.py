@@ -10,9 +10,17 @@ import struct
 from collections.abc import Mapping
 
 from blades_dist.data import heif
-from blades_dist.data.exif_tables import EXIF_DIRECTORY, FIELD_NAMES, TEXT_FIELDS
+from blades_dist.tags import EXIF_TAGS, Names
 
 Fields = Mapping[int, float | str]
+
+ORIENTATION, EXIF_DIRECTORY, FOCAL_LENGTH_35MM = 0x0112, 0x8769, 0xA405
+_NAMES = [(tag.fields[0], tag.values.qualifier) for tag in EXIF_TAGS if isinstance(tag.values, Names)]
+TEXT_FIELDS = frozenset(field.number for pair in _NAMES for field in pair)
+# Names as the EXIF standard has them, of every field that is read, and of no other one.
+FIELD_NAMES = {field.number: field.name for tag in EXIF_TAGS for field in tag.fields}
+FIELD_NAMES |= {qualifier.number: qualifier.name for _, qualifier in _NAMES}
+FIELD_NAMES |= {ORIENTATION: "Orientation", EXIF_DIRECTORY: "ExifIFD", FOCAL_LENGTH_35MM: "FocalLengthIn35mmFilm"}
 
 _MAX_SEGMENTS = 100_000  # of a container, before its EXIF block
 _MAX_ENTRIES = 255  # of a directory; real ones have a few dozen
@@ -25,7 +33,7 @@ _OTHER_ORDER = {"<": ">", ">": "<"}
 
 
 def read_fields(data: bytes) -> dict[int, float | str]:
-    """The fields of ``exif_tables.FIELD_NAMES`` in a JPEG, PNG, WebP, TIFF or (with pillow_heif) HEIF file.
+    """The fields of ``FIELD_NAMES`` in a JPEG, PNG, WebP, TIFF or (with pillow_heif) HEIF file.
 
     Numbers are finite floats, text is stripped and at most 128 bytes long. Empty when there is no EXIF.
     """
@@ -124,10 +132,10 @@ def _directory(block: memoryview, offset: int, order: str) -> dict[int, float | 
     return found
 
 
-def _value(block: memoryview, place: int, kind: int, items: int, order: str, text: bool) -> float | str | None:
+def _value(block: memoryview, offset: int, kind: int, items: int, order: str, text: bool) -> float | str | None:
     """First item of an entry as a float, or its text; None when it lies outside the block, is empty or not finite."""
     size = _UNIT_BYTES[kind] * items
-    start = place if size <= 4 else struct.unpack_from(order + "L", block, place)[0]
+    start = offset if size <= 4 else struct.unpack_from(order + "L", block, offset)[0]
     if kind in _TEXT_TYPES or (text and kind in _BYTE_TYPES):
         characters = bytes(block[start : start + min(size, _MAX_TEXT)]).split(b"\0")[0]
         return characters.decode("utf-8", "replace").strip() or None

@@ -9,11 +9,11 @@ from blades_dist.config import IngestConfig
 from blades_dist.data.crops import Outcome, Photo, split_of
 from blades_dist.data.decode import ImageFile, Rejected, open_image
 from blades_dist.data.exif import Reading, explain, number
-from blades_dist.data.exif_reader import read_fields
-from blades_dist.data.exif_tables import FIELD_NAMES, FOCAL_LENGTH_35MM, ORIENTATION, UNITS
+from blades_dist.data.exif_reader import FIELD_NAMES, FOCAL_LENGTH_35MM, ORIENTATION, Fields, read_fields
 from blades_dist.data.faces import parse_sidecar, sidecar_of
 from blades_dist.data.sandbox import PhotoProcess
-from blades_dist.data.sources.base import Given
+from blades_dist.data.sources.base import Annotations
+from blades_dist.tags import EXIF_TAGS, ExifTag, words_of
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Inspection:
             f"sha-256 {self.sha256}, split {self.split}",
             f"orientation: {'none stored' if self.orientation is None else f'{self.orientation} stored'}",
             "tags:",
-            *(f"  {name:<17}{_told(tag)}" for name, tag in self.tags.items()),
+            *(f"  {words_of(name):<17}{_told(tag)}" for name, tag in self.tags.items()),
         ]
         if self.focal_length_35mm is not None:
             lines.append(f"  (35 mm equivalent {self.focal_length_35mm} mm; not used as a focal length)")
@@ -84,10 +84,10 @@ class Inspection:
         return "\n".join([*lines, f"would be ingested: {verdict}"])
 
 
-def inspect_file(path: Path, config: IngestConfig, given: Given | None = None) -> Inspection:
+def inspect_file(path: Path, config: IngestConfig, annotations: Annotations | None = None) -> Inspection:
     """What ingest with ``config`` understands of an image file.
 
-    ``given`` is what its source says of it; without it, the faces of the sidecar beside it, if there is one.
+    ``annotations`` is what its source says of it; without it, the faces of the sidecar beside it, if there is one.
 
     Raises:
         OSError: the file cannot be read.
@@ -97,13 +97,13 @@ def inspect_file(path: Path, config: IngestConfig, given: Given | None = None) -
     digest = hashlib.sha256(data).hexdigest()
     photo = Photo(path.name, path.parent.name, digest, split_of(digest, config.split_seed, config.splits))
     header, fields = _header(data, config), read_fields(data)
-    faces_from, outcome = _outcome(path, photo, data, given, config)
+    faces_from, outcome = _outcome(path, photo, data, annotations, config)
     whole = next(((reason, detail) for face, reason, detail in outcome.rejected if face is None), None)
     if whole is None and not len(outcome.rows):
         whole = outcome.rejected[0][1:]
     if whole is not None and whole[0] == "no_usable_tag":  # the rest is still worth telling
         untagged = config.model_copy(update={"kind": "generated"})
-        faces_from, outcome = _outcome(path, photo, data, given, untagged)
+        faces_from, outcome = _outcome(path, photo, data, annotations, untagged)
     problems = {face: f"{reason}: {detail}" for face, reason, detail in outcome.rejected}
     return Inspection(
         path=str(path),
@@ -115,7 +115,7 @@ def inspect_file(path: Path, config: IngestConfig, given: Given | None = None) -
         height=header.height if header else None,
         jpeg_quality=header.jpeg_quality if header else None,
         orientation=fields.get(ORIENTATION),
-        tags={tag: _tag(tag, reading, given) for tag, reading in explain(fields).items()},
+        tags=_tags(fields, annotations),
         focal_length_35mm=number(fields.get(FOCAL_LENGTH_35MM)),
         faces_from=faces_from,
         faces=[FaceFound(face.box, face.score, problems.get(i, "")) for i, face in enumerate(outcome.found)],
@@ -125,12 +125,17 @@ def inspect_file(path: Path, config: IngestConfig, given: Given | None = None) -
     )
 
 
-def _tag(tag: str, reading: Reading, given: Given | None) -> TagReport:
-    said = (given.exif or {}).get(tag) if given is not None else None
+def _tags(fields: Fields, annotations: Annotations | None) -> dict[str, TagReport]:
+    said = {} if annotations is None or annotations.exif is None else annotations.exif
+    readings = explain(fields)
+    return {tag.name: _tag(tag, readings[tag.name], said.get(tag.name)) for tag in EXIF_TAGS}
+
+
+def _tag(tag: ExifTag, reading: Reading, said: float | str | None) -> TagReport:
     if said is not None:
-        return TagReport(said, UNITS.get(tag), "what the source says", said, "")
+        return TagReport(said, tag.unit, "what the source says", said, "")
     field = None if reading.field is None else FIELD_NAMES[reading.field]
-    return TagReport(reading.value, UNITS.get(tag), field, reading.stored, reading.why)
+    return TagReport(reading.value, tag.unit, field, reading.stored, reading.why)
 
 
 def _header(data: bytes, config: IngestConfig) -> ImageFile | None:
@@ -140,18 +145,20 @@ def _header(data: bytes, config: IngestConfig) -> ImageFile | None:
         return None
 
 
-def _outcome(path: Path, photo: Photo, data: bytes, given: Given | None, config: IngestConfig) -> tuple[str, Outcome]:
+def _outcome(
+    path: Path, photo: Photo, data: bytes, annotations: Annotations | None, config: IngestConfig
+) -> tuple[str, Outcome]:
     """Where the faces come from, and what becomes of the photo."""
     faces_from, sidecar = "the source", sidecar_of(path)
-    if given is None and sidecar.is_file():
+    if annotations is None and sidecar.is_file():
         faces_from = sidecar.name
         try:
-            given = Given(faces=parse_sidecar(sidecar.read_bytes()))
+            annotations = Annotations(faces=parse_sidecar(sidecar.read_bytes()))
         except Rejected as error:
             return faces_from, Outcome(photo.path, rejected=[(None, error.reason, error.detail)])
-    given = given or Given()
+    annotations = annotations or Annotations()
     with PhotoProcess(config) as process:
-        return config.locator if given.faces is None else faces_from, process.process(photo, data, given)
+        return config.locator if annotations.faces is None else faces_from, process.process(photo, data, annotations)
 
 
 def _told(tag: TagReport) -> str:

@@ -10,17 +10,50 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from blades_dist.data import exif_tables as table
 from blades_dist.data.decode import Rejected
 from blades_dist.data.exif import Raw, interpret
-from blades_dist.data.metadata_words import FIELDS, GROUPS, NUMBER_FORM, WORDS, letters
-from blades_dist.tasks import CATEGORICAL_TAGS, vocabulary
+from blades_dist.data.exif_reader import FIELD_NAMES, TEXT_FIELDS
+from blades_dist.tags import EXIF_TAGS, Codes, ExifField, ExifTag, Names, plain
 
 MAX_JSON_BYTES = 2**22  # exiftool copies binary previews into its output when asked to
 _MAX_TEXT = 200  # characters of a value that are looked at
 _MAX_NESTING = 4  # groups within groups
-_CATEGORICAL = {field: tag for tag in CATEGORICAL_TAGS for field in table.SOURCES[tag]}
-_KEPT_AS_TEXT = (table.MAKE, table.MODEL)
+
+# Groups of exiftool (families 0 and 1) and Flickr's tag spaces that are the camera's EXIF, with their ranks. Those of
+# makers' notes say other things under the same names, IFD1 is the thumbnail.
+_GROUPS = {
+    "exif": 0,
+    "exififd": 0,
+    "ifd0": 0,
+    "subifd": 0,
+    "tiff": 0,
+    "": 10,
+    "xmp": 20,
+    "xmp-exif": 20,
+    "xmp-exifex": 20,
+    "xmp-tiff": 20,
+    "composite": 30,
+}
+
+# A number or fraction, after "f/" or "F", before a known unit or what a note in brackets adds.
+_NUMBER = re.compile(
+    r"\s*(?:[fF]\s*/?\s*)?(?P<above>-?\d{1,15}(?:\.\d{0,15})?|-?\.\d{1,15})(?:\s*/\s*(?P<below>\d{1,15}(?:\.\d{0,15})?))?"
+    r"\s*(?:(?:s|sec|secs|second|seconds|mm|iso)\b\.?)?\s*(?:[(,;].*)?$",
+    re.ASCII | re.DOTALL | re.IGNORECASE,
+)
+
+
+def _exported(fields: list[ExifField]) -> dict[str, tuple[int, int]]:
+    """Name in exported JSON to (number of the field, rank among its names)."""
+    named = {plain(field.name): (field.number, 0) for field in fields if field.apex is None}
+    return named | {name: (field.number, rank) for field in fields for name, rank in field.exported_as.items()}
+
+
+_FIELDS = [field for tag in EXIF_TAGS for field in tag.fields]
+_FIELDS += [tag.values.qualifier for tag in EXIF_TAGS if isinstance(tag.values, Names)]
+_EXPORTED = _exported(_FIELDS)
+_REPEATED = frozenset(field.number for field in _FIELDS if field.repeated)
+_TAG_BY_CODE_FIELD = {field.number: tag for tag in EXIF_TAGS if isinstance(tag.values, Codes) for field in tag.fields}
 
 
 def exif_of_json(data: bytes) -> Raw | None:
@@ -56,10 +89,10 @@ def exif_of_json(data: bytes) -> Raw | None:
                 best[field] = (rank, understood)
     if not best:
         return None
-    numbers = {field: value for field, (_, value) in best.items() if field in _KEPT_AS_TEXT or isinstance(value, float)}
+    numbers = {field: value for field, (_, value) in best.items() if field in TEXT_FIELDS or isinstance(value, float)}
     raw = interpret(numbers)
     # Words of a vocabulary that no EXIF code stands for ("evaluative") are kept as they are.
-    raw |= {_CATEGORICAL[field]: value for field, (_, value) in best.items() if field not in numbers}
+    raw |= {_TAG_BY_CODE_FIELD[field].name: value for field, (_, value) in best.items() if field not in numbers}
     return raw
 
 
@@ -104,43 +137,44 @@ def _of_object(content: dict[str, Any], group: str, deeper: int) -> Iterator[tup
 
 def _field(group: str, name: str) -> tuple[int, int] | None:
     """EXIF field of a name and its rank among others for the same field, lower is better; None: not one to be used."""
-    if group not in GROUPS:
+    if group not in _GROUPS:
         return None
     number = int(name) if name.isascii() and name.isdecimal() and len(name) < 6 else None
     if number is not None:  # the oldest Flickr exports and raw dumps
-        return (number, GROUPS[group]) if number in table.FIELD_NAMES else None
-    found = FIELDS.get(letters(name))
-    return None if found is None else (found[0], GROUPS[group] + found[1])
+        return (number, _GROUPS[group]) if number in FIELD_NAMES else None
+    found = _EXPORTED.get(plain(name))
+    return None if found is None else (found[0], _GROUPS[group] + found[1])
 
 
 def _understood(field: int, value: Any) -> float | str | None:
     """A value as a number (codes too), a maker's or model's name, or a word of the vocabulary; None: no use."""
-    if field == table.ISO and isinstance(value, list) and value:
-        value = value[0]  # EXIF allows several speeds; elsewhere a list may be a fraction
+    if field in _REPEATED and isinstance(value, list) and value:
+        value = value[0]  # elsewhere a list may be a fraction
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return None
-    if field in _KEPT_AS_TEXT:
+    if field in TEXT_FIELDS:
         return str(value)[:_MAX_TEXT].strip() or None
     number = _number(value)
     if number is not None or not isinstance(value, str):
         return number
-    word = letters(value[:_MAX_TEXT])
-    if field == table.FLASH:
-        return _flash(word)
-    tag = _CATEGORICAL.get(field)
-    if tag is None:
-        return None
-    code = WORDS[tag].get(word)
-    if code is not None:
-        return float(code)
-    return next((entry for entry in vocabulary(tag) if letters(entry) == word), None)
+    tag = _TAG_BY_CODE_FIELD.get(field)
+    return None if tag is None else _class_or_code(tag, plain(value[:_MAX_TEXT]))
+
+
+def _class_or_code(tag: ExifTag, word: str) -> float | str | None:
+    """The code that a word in ``plain`` form stands for, or the class that it is where no code says so."""
+    written_as = tag.values.written_as if isinstance(tag.values, Codes) else {}
+    for pattern, code in written_as.items():
+        if re.fullmatch(pattern, word):
+            return float(code)
+    return next((name for name in tag.classes if plain(name) == word), None)
 
 
 def _number(value: str | int | float) -> float | None:
     """Number at the start of a value, alone or with a unit ("1/60 sec", "f/2.8", "50.0 mm (35 mm equivalent: ...)")."""
     try:
         if isinstance(value, str):
-            found = NUMBER_FORM.match(value[:_MAX_TEXT])
+            found = _NUMBER.match(value[:_MAX_TEXT])
             if found is None:
                 return None
             result = float(found["above"]) / float(found["below"] or 1)
@@ -149,10 +183,3 @@ def _number(value: str | int | float) -> float | None:
     except (OverflowError, ZeroDivisionError, ValueError):
         return None
     return result if math.isfinite(result) else None
-
-
-def _flash(word: str) -> float | None:
-    """EXIF's flash code as far as bit 0, "the flash fired"."""
-    if re.search("notfire|noflash|^off", word):
-        return 0.0
-    return 1.0 if "fired" in word or word in ("on", "yes", "true") else None

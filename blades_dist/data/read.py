@@ -16,7 +16,7 @@ from blades_dist.tasks import TAGS
 COLUMNS = ("id", "image", "landmarks", *(label_column(tag) for tag in TAGS))
 
 
-class Batch(TypedDict):
+class FaceBatch(TypedDict):
     """Faces ready for the device; B rows at S x S pixels."""
 
     images: np.ndarray
@@ -28,7 +28,7 @@ class Batch(TypedDict):
     ids: list[str]
 
 
-class StoredBatch(Batch):
+class StoredBatch(FaceBatch):
     """A batch that also says where its faces come from."""
 
     sources: list[str]
@@ -76,7 +76,7 @@ def read_rows(
     image_size: int,
     jitter: Jitter = STILL,
     epoch: np.ndarray | None = None,
-) -> Batch:
+) -> FaceBatch:
     """Rows ``row[i]`` of row groups ``files[group[i]]`` (shard, number of the group), in that order, each jittered as
     it comes in epoch ``epoch[i]`` (None: 0).
 
@@ -106,9 +106,9 @@ def read_rows(
     return batch
 
 
-def empty_batch(rows: int, image_size: int) -> Batch:
+def empty_batch(rows: int, image_size: int) -> FaceBatch:
     """A batch to be filled."""
-    return Batch(
+    return FaceBatch(
         images=np.empty((rows, 3, image_size, image_size), np.uint8),
         landmarks=np.empty((rows, LANDMARKS, 2), np.float32),
         labels=np.empty((rows, len(TAGS)), np.int64),
@@ -117,7 +117,7 @@ def empty_batch(rows: int, image_size: int) -> Batch:
 
 
 def fill(
-    batch: Batch,
+    batch: FaceBatch,
     places: np.ndarray,
     table: pa.Table,
     image_size: int,
@@ -136,17 +136,6 @@ def fill(
         batch["ids"][place] = name
     for column, tag in enumerate(TAGS):
         batch["labels"][places, column] = table[label_column(tag)].to_numpy()
-
-
-def decode_face(encoded: np.ndarray, target: np.ndarray, name: str = "") -> np.ndarray:
-    """Decodes a stored crop into ``target`` (3, S, S) uint8 RGB, resized when it has another size.
-
-    Returns the factors, (x, y), by which it was resized.
-
-    Raises:
-        ValueError: the bytes are no image: the shard is damaged.
-    """
-    return resize_into(target, decoded(encoded, name))
 
 
 def decoded(encoded: np.ndarray, name: str = "") -> np.ndarray:

@@ -16,7 +16,7 @@ from blades_dist.data.crops import Photo
 from blades_dist.data.faces import Face
 from blades_dist.data.records import LANDMARKS, QUARANTINE, Manifest
 from blades_dist.data.sandbox import PhotoProcess, SandboxError
-from blades_dist.data.sources.base import Given
+from blades_dist.data.sources.base import Annotations
 from blades_dist.data.sources.storage import is_local, local_path
 from blades_dist.data.thumbnails import thumbnail
 
@@ -25,7 +25,7 @@ SHEET = 48  # faces on a contact sheet
 EXAMPLES, PAIRS = 6, 12  # shown of each reason; of near duplicates
 SIDE, SHEET_SIDE = 160, 96  # pixels
 _SAME = "shows the same picture as "
-_GIVEN = Given(faces=[Face((0.0, 0.0, 1.0, 1.0), np.zeros((LANDMARKS, 2), np.float32))], frame=(1.0, 1.0))
+_GIVEN = Annotations(faces=[Face((0.0, 0.0, 1.0, 1.0), np.zeros((LANDMARKS, 2), np.float32))], frame=(1.0, 1.0))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import IO, Any, Literal, Self
 from blades_dist.config import IngestConfig
 from blades_dist.data import wire
 from blades_dist.data.crops import Outcome, Photo
-from blades_dist.data.sources.base import Given
+from blades_dist.data.sources.base import Annotations
 
 START_SECONDS = 120.0  # a cold file system may be slow to give the libraries
 _PIPE_BYTES = 2**20
@@ -142,14 +142,14 @@ class PhotoProcess(BoundedProcess):
         hello = {"config": config.model_dump(mode="json")}
         super().__init__("blades_dist.data.sandbox_child", hello, config.seconds_per_photo, config.memory_mebibytes)
 
-    def process(self, photo: Photo, data: bytes, given: Given) -> Outcome:
+    def process(self, photo: Photo, data: bytes, annotations: Annotations) -> Outcome:
         """What ``crops.process_photo`` makes of a photo; ``unreadable`` where it took the child down or too long.
 
         Raises:
             SandboxError: as ``ask``.
         """
         try:
-            return wire.read_answer(*self.ask(wire.request_header(photo, given), data))
+            return wire.read_answer(*self.ask(wire.request_header(photo, annotations), data))
         except Failed as failure:
             return Outcome(photo.path, rejected=[(None, "unreadable", str(failure))])
 

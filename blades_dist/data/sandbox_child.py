@@ -26,7 +26,7 @@ from blades_dist.data.faces import Face
 from blades_dist.data.locate import check_locator
 from blades_dist.data.locate_models import LocatorError
 from blades_dist.data.records import LANDMARKS
-from blades_dist.data.sources.base import Given
+from blades_dist.data.sources.base import Annotations
 
 _PR_SET_PDEATHSIG = 1
 
@@ -84,15 +84,15 @@ def _warm_up(config: IngestConfig) -> None:
     Image.new("RGB", (side, side)).save(buffer, "JPEG")
     data = buffer.getvalue()
     photo = Photo("warm", "warm", hashlib.sha256(data).hexdigest(), "train")
-    given = Given(faces=[Face((0.0, 0.0, float(side), float(side)), np.zeros((LANDMARKS, 2), np.float32))])
+    annotations = Annotations(faces=[Face((0.0, 0.0, float(side), float(side)), np.zeros((LANDMARKS, 2), np.float32))])
     untagged = config.model_copy(update={"kind": "generated"})
-    wire.answer(process_photo(photo, data, given, untagged))
+    wire.answer(process_photo(photo, data, annotations, untagged))
 
 
 def _answer(message: wire.Message, config: IngestConfig) -> wire.Message:
-    photo, given = wire.read_request(message[0])
+    photo, annotations = wire.read_request(message[0])
     try:
-        return wire.answer(process_photo(photo, bytes(message[1]), given, config))
+        return wire.answer(process_photo(photo, bytes(message[1]), annotations, config))
     except MemoryError:  # its rows are too large to be handed on
         return wire.answer(no_memory(Outcome(photo.path)))
 

@@ -37,7 +37,7 @@ def shard_name(split: str, number: int, sha256: str) -> str:
     return f"{split}-{number:05d}-{sha256[:8]}.parquet"
 
 
-def pack(
+def write_shard(
     parts: Sequence[tuple[Path, Sequence[str]]],
     target: Path,
     split: str,
@@ -135,9 +135,9 @@ def _problems(folder: Path, shard: Shard) -> Iterator[str]:
 def _chosen(parts: Sequence[tuple[Path, Sequence[str]]], split: str) -> Iterator[pa.Table]:
     for path, photos in parts:
         with pq.ParquetFile(path) as file:
-            place = file.schema_arrow.get_field_index("split")
+            column = file.schema_arrow.get_field_index("split")
             for group in range(file.num_row_groups):
-                bounds = _bounds(file, group, place)
+                bounds = _bounds(file, group, column)
                 if bounds is None or bounds == (split, split):
                     table = file.read_row_group(group, use_threads=False)
                     wanted = pc.and_(pc.is_in(table["photo"], pa.array(photos)), pc.equal(table["split"], split))

@@ -16,11 +16,11 @@ from ray.data import DataContext, TaskPoolStrategy
 from blades_dist.config import StreamConfig
 from blades_dist.data.jitter import Jitter
 from blades_dist.data.order import Chunk, Position, after, chunks, global_batches
-from blades_dist.data.read import Batch, read_rows
+from blades_dist.data.read import FaceBatch, read_rows
 from blades_dist.data.records import LANDMARKS, read_manifest
 from blades_dist.tasks import TAGS
 
-__all__ = ["Batch", "Position", "quiet_ray_data", "stream"]
+__all__ = ["FaceBatch", "Position", "quiet_ray_data", "stream"]
 
 ROWS_PER_TASK = 512  # a Ray task costs some ten milliseconds, and re-reads the window's row groups: not one a batch
 TASKS_PER_SPAN = 2  # at least, where the buffer is too small for so many rows each
@@ -39,7 +39,7 @@ def stream(
     seed: int,
     start: Position,
     jitter: float = 0.0,
-) -> Iterator[tuple[Batch, Position]]:
+) -> Iterator[tuple[FaceBatch, Position]]:
     """One worker's batches of a split, without end over epochs, each with the position **after** it.
 
     The order depends on (seed, epoch, manifest) only, and so does what ``jitter`` (see ``jitter.Jitter``; 0: nothing)
@@ -79,7 +79,7 @@ def _batches(
     batch_size: int,
     world_size: int,
     total: int,
-) -> Iterator[tuple[Batch, Position]]:
+) -> Iterator[tuple[FaceBatch, Position]]:
     with ThreadPoolExecutor(1, thread_name_prefix="stream") as background:
 
         def begin(chunks: list[Chunk]) -> tuple[list[Chunk], Future[list[ray.ObjectRef[pa.Table]]]]:
@@ -201,11 +201,11 @@ def _as_rows(array: np.ndarray, rows: int) -> pa.Array:
     return pa.Array.from_buffers(pa.large_binary(), rows, buffers)
 
 
-def _unpack(table: pa.Table, size: int) -> Iterator[Batch]:
+def _unpack(table: pa.Table, size: int) -> Iterator[FaceBatch]:
     for i in range(len(table)):
         images, landmarks, labels = (table[name][i].as_buffer() for name in ("images", "landmarks", "labels"))
         # Copied: a view would be read-only and keep the whole task's result in the object store.
-        yield Batch(
+        yield FaceBatch(
             images=np.frombuffer(images, np.uint8).reshape(-1, 3, size, size).copy(),
             landmarks=np.frombuffer(landmarks, np.float32).reshape(-1, LANDMARKS, 2).copy(),
             labels=np.frombuffer(labels, np.int64).reshape(-1, len(TAGS)).copy(),

@@ -16,7 +16,7 @@ import pyarrow as pa
 from blades_dist.data.crops import Outcome, Photo
 from blades_dist.data.faces import face_from_json
 from blades_dist.data.records import no_rows
-from blades_dist.data.sources.base import Given
+from blades_dist.data.sources.base import Annotations
 
 PREFIX = struct.Struct(">LQ")
 Payload = bytes | bytearray | memoryview
@@ -47,18 +47,18 @@ def receive(stream: BinaryIO) -> Message | None:
     return (json.loads(text), payload) if len(text) == header_size and len(payload) == payload_size else None
 
 
-def request_header(photo: Photo, given: Given) -> dict[str, Any]:
+def request_header(photo: Photo, annotations: Annotations) -> dict[str, Any]:
     """Header of "work on this photo"; the payload is the file's bytes."""
-    faces = None if given.faces is None else [face.as_json() for face in given.faces]
-    said = {"faces": faces, "frame": given.frame, "exif": given.exif, "levels": dict(given.levels)}
-    return {"photo": vars(photo), "given": said}
+    faces = None if annotations.faces is None else [face.as_json() for face in annotations.faces]
+    said = {"faces": faces, "frame": annotations.frame, "exif": annotations.exif, "levels": dict(annotations.levels)}
+    return {"photo": vars(photo), "annotations": said}
 
 
-def read_request(header: dict[str, Any]) -> tuple[Photo, Given]:
-    said = header["given"]
+def read_request(header: dict[str, Any]) -> tuple[Photo, Annotations]:
+    said = header["annotations"]
     faces = None if said["faces"] is None else [face_from_json(face) for face in said["faces"]]
     frame = None if said["frame"] is None else (said["frame"][0], said["frame"][1])
-    return Photo(**header["photo"]), Given(faces, frame, said["exif"], said["levels"])
+    return Photo(**header["photo"]), Annotations(faces, frame, said["exif"], said["levels"])
 
 
 def answer(outcome: Outcome) -> Message:

@@ -20,7 +20,7 @@ import torch
 from ray.data import ActorPoolStrategy, DataContext
 
 from blades_dist.config import ExtractConfig
-from blades_dist.data.pipeline.place import write_table
+from blades_dist.data.pipeline.workspace import write_table
 from blades_dist.data.records import label_column, read_manifest
 from blades_dist.data.stream import quiet_ray_data
 from blades_dist.detect.features import FeatureSet, encode, face_seed, stored_faces

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,13 +29,13 @@ from blades_dist.detect.info import (
     Training,
 )
 from blades_dist.models.export import FrozenEncoder, encoder_digest, load_encoder, open_encoder, save_encoder
+from blades_dist.progress import ProgressLine, Say
 from blades_dist.tasks import TAGS
 
 FIT, CALIBRATE, MEASURE = "train", "calibration", "val"  # the test split stays untouched for the evaluate job
 LEAVE_ONE_OUT = "leave_one_out.json"  # in the folder of such a fit: generator to folder of its bundle
 HUGGING_FACE = "hf:"
 _QUANTILES = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,9 @@ def fit_detector(config: FitConfig, say: Say = print) -> dict[str, DetectorInfo]
     likelihood = likelihood_of(config, real.splits[FIT], say)
     written = {}
     for output, faces in outputs.items():
-        fitted = fit_with_generated(config, real.splits[FIT], likelihood, faces, digest, say, told("epoch", say))
+        fitted = fit_with_generated(
+            config, real.splits[FIT], likelihood, faces, digest, say, ProgressLine("trained", "epochs", say)
+        )
         detector = assemble(config, encoder, real, fitted)
         output.parent.mkdir(parents=True, exist_ok=True)
         written[output.name] = save_detector(output, detector)
@@ -249,20 +250,6 @@ def summary(output: Path, info: DetectorInfo) -> list[str]:
         lines.append(f"with re-encodings, of photographs on {MEASURE}: called AI-generated {info.flagged_rate}")
         lines.append(f"no verdict for {info.unsure_rate}")
     return [*lines, f"bundle: {output} ({output / 'README.md'} is its model card)"]
-
-
-def told(what: str, say: Say) -> Callable[[int, int], None]:
-    """Progress as lines, one a tenth of the way."""
-    last = -1
-
-    def progress(done: int, total: int) -> None:
-        nonlocal last
-        tenth = 10 * done // max(1, total)
-        if tenth > last:
-            last = tenth
-            say(f"{what}: {done} of {total}")
-
-    return progress
 
 
 def _without_each(output: Path, generated: FeatureSet) -> dict[Path, FeatureSet]:

@@ -1,7 +1,6 @@
 """A head of each kind from features of real (and, for the binary one, AI) faces, with what is worth telling of it."""
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,8 +14,7 @@ from blades_dist.detect.knn import fit_knn
 from blades_dist.detect.mahalanobis import fit_mahalanobis
 from blades_dist.detect.one_class import choose, refit
 from blades_dist.detect.sweep import fit_sizes
-
-Say = Callable[[str], None]
+from blades_dist.progress import OnProgress, Say
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def fit_with_generated(
     generated: FeatureSet,
     digest: str,
     say: Say,
-    progress: Callable[[int, int], None],
+    progress: OnProgress,
 ) -> Fitted:
     """The perceptron on real faces, ranked by ``likelihood``, and AI faces.
 

@@ -16,6 +16,7 @@ from blades_dist.detect.consistency import claimed_labels
 from blades_dist.detect.detector import Detector, FaceResult, ReadOuts
 from blades_dist.detect.preprocess import Prepared, Unusable, prepare
 from blades_dist.detect.schema import DetectorReference, ExifClaim, ExifReport, FaceReport, ImageReport
+from blades_dist.tags import words_of
 from blades_dist.tasks import TASKS, vocabulary
 
 _FILES_AT_ONCE = 16
@@ -148,11 +149,15 @@ def _beside(face: FaceReport) -> list[str]:
         found.append(f"region that looks most manipulated: {region} ({value:.2f})")
     tags = {task: max(own, key=lambda name: own[name]) for task, own in face.read_outs.items() if "face_" not in task}
     if tags:
-        suggested = ", ".join(f"{task} {best} ({face.read_outs[task][best]:.2f})" for task, best in tags.items())
+        suggested = ", ".join(
+            f"{words_of(task)} {best} ({face.read_outs[task][best]:.2f})" for task, best in tags.items()
+        )
         found.append(f"the pixels suggest: {suggested}")
     exif = face.exif_consistency
     if exif is not None:
-        claims = ", ".join(f"{tag} {claim.claimed} ({claim.probability:.2f})" for tag, claim in exif.tags.items())
+        claims = ", ".join(
+            f"{words_of(tag)} {claim.claimed} ({claim.probability:.2f})" for tag, claim in exif.tags.items()
+        )
         together = "too few photographs to compare with" if exif.p_value is None else f"together p = {exif.p_value:.4g}"
         found.append(f"the file's EXIF claims: {claims}; {together}")
     return found

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from blades_dist.data.crops import stored_crop
 from blades_dist.data.decode import open_image
-from blades_dist.data.pipeline.place import digest
+from blades_dist.data.pipeline.workspace import digest
 from blades_dist.data.read import decoded
 from blades_dist.data.records import (
     SCHEMA_VERSION,

@@ -15,9 +15,9 @@ from blades_dist.evaluate.equalise import equalise
 from blades_dist.evaluate.pretraining_run import Pretext, Weights, read_run
 from blades_dist.evaluate.scoring import SPLIT, TestSet
 from blades_dist.evaluate.testset import prepare_testset
+from blades_dist.progress import Say
 
 Loaded = TypeVar("Loaded")
-Say = Callable[[str], None]
 
 
 class EvaluationError(ValueError):

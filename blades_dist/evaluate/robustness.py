@@ -6,7 +6,7 @@ computed: a grid that was killed goes on where it was.
 
 import datetime
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,8 +25,7 @@ from blades_dist.evaluate.remarks import seen_in_training, simulated, versions
 from blades_dist.evaluate.scoring import SPLIT, TestSet, about, answers, encoder_of, faces, rows_of
 from blades_dist.files import write_atomically
 from blades_dist.perturb import GRID
-
-Say = Callable[[str], None]
+from blades_dist.progress import Say
 
 
 @dataclass(frozen=True)

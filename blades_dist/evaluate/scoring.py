@@ -1,6 +1,6 @@
 """The answers of every candidate on the two sides of a test set, and the features that they rest on."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -19,11 +19,11 @@ from blades_dist.detect.heads import HEADS
 from blades_dist.evaluate.candidates import Bundle, Candidate, Scorer
 from blades_dist.evaluate.predictions import Answers, Pair
 from blades_dist.models.export import DESCRIPTION, WEIGHTS
+from blades_dist.progress import Say
 
 SPLIT = "test"
 SCORER_FPR = 0.05  # at which a user's scorer is calibrated
 _AT_ONCE = 64  # crops that a user's scorer gets in one call
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

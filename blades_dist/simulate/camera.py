@@ -7,7 +7,7 @@ the right exposure more often than a camera does.
 """
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 
 import cv2
@@ -32,7 +32,7 @@ _PER_SECOND = (2, 2.5, 3, 4, 5, 6, 8, 10, 13, 15, 20, 25, 30, 40, 50, 60, 80, 10
 
 
 @dataclass(frozen=True)
-class Plan:
+class ShotPlan:
     """A shot before metering. EXIF codes where EXIF has them."""
 
     maker: Maker
@@ -53,7 +53,7 @@ class Plan:
 class Settings:
     """A shot after metering: all that the picture depends on, with the values that EXIF will state."""
 
-    plan: Plan
+    plan: ShotPlan
     iso: int
     f_number: float
     time: float  # seconds
@@ -61,7 +61,7 @@ class Settings:
     exif: ExifSettings
 
 
-def plan_shot(maker: Maker, body: Body, light: Light, rng: np.random.Generator) -> Plan:
+def plan_shot(maker: Maker, body: Body, light: Light, rng: np.random.Generator) -> ShotPlan:
     """Chooses program, lens, distance, metering, white balance and flash for a scene in this light."""
     program, mode = _program(body, rng)
     low, high = body.focal
@@ -77,7 +77,7 @@ def plan_shot(maker: Maker, body: Body, light: Light, rng: np.random.Generator) 
         flash = float(np.clip(rng.uniform(40, 250) / light.lux * (1500 / distance) ** 0.5, 0.3, 6)) if dark else 0.4
     manual_wb = rng.random() < (0.28 if body.modes else 0.07)
     codes, weights = zip(*maker.metering.items(), strict=True)
-    return Plan(
+    return ShotPlan(
         maker=maker,
         body=body,
         program=program,
@@ -113,7 +113,7 @@ def _preset(light: Light, rng: np.random.Generator) -> float:
     return float(presets[np.argmin(np.abs(1 / presets - 1 / light.kelvin))])
 
 
-def expose(plan: Plan, scene: Scene, light: Light, rng: np.random.Generator) -> Settings:
+def expose(plan: ShotPlan, scene: Scene, light: Light, rng: np.random.Generator) -> Settings:
     """Measures the scene and chooses aperture, exposure time and ISO."""
     luminance = light.lux * meter(scene, plan.metering, rng) / np.pi
     needed = luminance / METER_CONSTANT * 2.0**-plan.bracket  # N^2 / (t S)
@@ -126,33 +126,33 @@ def expose(plan: Plan, scene: Scene, light: Light, rng: np.random.Generator) -> 
     if plan.program not in (1, 4):
         time = f_number**2 / (needed * iso)
     fraction = _time_fraction(min(max(time, 1 / 8000), 0.5), plan.body.phone)
-    exif = ExifSettings(
-        make=plan.maker.exif_make,
-        model=plan.body.model,
-        iso=iso,
-        f_number=Fraction(round(f_number * 10), 10),
-        exposure_time=fraction,
-        focal_length=Fraction(round(plan.focal * 100), 100),
-        focal_length_35mm=round(plan.focal * plan.body.crop),
-        metering_mode=plan.metering,
-        exposure_mode=plan.exposure_mode,
-        white_balance=plan.white_balance,
-        exposure_program=plan.program,
-        flash=(25 if plan.program in (0, 2, 7) else 9) if plan.flash else (24 if plan.program in (0, 2, 7) else 16),
-        missing=sample_missing(rng),
-    )
+    aperture = Fraction(round(f_number * 10), 10)
+    tags: dict[str, int | Fraction | str] = {
+        "iso": iso,
+        "aperture": aperture,
+        "exposure_time": fraction,
+        "focal_length": Fraction(round(plan.focal * 100), 100),
+        "metering_mode": plan.metering,
+        "exposure_mode": plan.exposure_mode,
+        "white_balance": plan.white_balance,
+        "exposure_program": plan.program,
+        "flash": _flash_code(plan),
+        "make": plan.maker.exif_make,
+    }
+    exif = ExifSettings(tags, plan.body.model, round(plan.focal * plan.body.crop), sample_missing(tags, rng))
     gains = _white_balance(plan, light, rng)
-    return Settings(plan, iso, float(exif.f_number), float(fraction), gains, exif)
+    return Settings(plan, iso, float(aperture), float(fraction), gains, exif)
 
 
-def with_iso(settings: Settings, iso: int) -> Settings:
-    """The same shot at another ISO, the time changed so that the picture stays as bright."""
-    time = settings.time * settings.iso / iso
-    exif = replace(settings.exif, iso=iso, exposure_time=Fraction(time).limit_denominator(16000))
-    return replace(settings, iso=iso, time=time, exif=exif)
+def _flash_code(plan: ShotPlan) -> int:
+    """EXIF's Flash: bit 0 fired; bits 3 and 4 whether that was forced (1), forbidden (2) or left to the camera (3)."""
+    automatic = plan.program in (0, 2, 7)
+    if plan.flash:
+        return 25 if automatic else 9
+    return 24 if automatic else 16
 
 
-def _choose(plan: Plan, needed: float, light: Light, rng: np.random.Generator) -> tuple[float, float, float]:
+def _choose(plan: ShotPlan, needed: float, light: Light, rng: np.random.Generator) -> tuple[float, float, float]:
     """F-number, time and ISO with N^2 / (t S) = needed as nearly as the program allows."""
     body, widest = plan.body, plan.widest
     steady = 1 / 60 if plan.flash else 1 / max(plan.focal * body.crop, 50) * float(rng.uniform(0.6, 1.2))
@@ -228,7 +228,7 @@ def _weights(mode: int) -> Image:
     return np.asarray(weights / weights.sum(), np.float32)
 
 
-def _white_balance(plan: Plan, light: Light, rng: np.random.Generator) -> Image:
+def _white_balance(plan: ShotPlan, light: Light, rng: np.random.Generator) -> Image:
     """The camera's belief about the light's colour (3,), green 1."""
     if plan.white_balance:
         believed = black_body(plan.preset_kelvin)

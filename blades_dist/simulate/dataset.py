@@ -11,7 +11,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -21,6 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from blades_dist.progress import OnProgress, ProgressLine
 from blades_dist.simulate.exif_out import encode, exif_bytes
 from blades_dist.simulate.generators import FAMILIES
 from blades_dist.simulate.pipeline import Shot, shoot, without_margin
@@ -29,8 +30,6 @@ VERSION = 1  # of the simulator: a change of any pixel raises it
 SMALLEST, LARGEST = 64, 2048
 _PHOTOGRAPH, _GENERATED = 1, 2  # random streams: no scene is shared between them
 _CHUNK = 64
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def generated(family: str, index: int, seed: int, size: int = 128) -> SimulatedI
 
 
 def write_photographs(
-    folder: Path, count: int, *, seed: int, size: int = 128, processes: int = 1, progress: Progress | None = None
+    folder: Path, count: int, *, seed: int, size: int = 128, processes: int = 1, progress: OnProgress | None = None
 ) -> None:
     """Writes ``count`` photographs and their sidecars into ``folder``; leaves alone what is there already.
 
@@ -105,7 +104,7 @@ def write_generated(
     seed: int,
     size: int = 128,
     processes: int = 1,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> None:
     """Writes ``count_per_family`` images of every family into ``folder/<family>``; else as write_photographs."""
     _check_families(families)
@@ -140,7 +139,7 @@ def _finished(shot: Shot, pixels: Any, exif: bytes | None, family: str | None) -
 
 
 def _write(
-    folder: Path, family: str | None, count: int, *, seed: int, size: int, processes: int, progress: Progress | None
+    folder: Path, family: str | None, count: int, *, seed: int, size: int, processes: int, progress: OnProgress | None
 ) -> None:
     _check(count=count, seed=seed, size=size, processes=processes)
     parameters = {"version": VERSION, "kind": family or "photographs", "count": count, "seed": seed, "size": size}
@@ -167,7 +166,7 @@ def _write(
     _replace(marker, json.dumps(parameters, indent=1).encode())
 
 
-def _count(results: Any, done: int, count: int, progress: Progress | None) -> None:
+def _count(results: Any, done: int, count: int, progress: OnProgress | None) -> None:
     for made in results:
         done += made
         if progress is not None:
@@ -212,21 +211,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     common = {"seed": options.seed, "size": options.size, "processes": options.processes}
     try:
-        write_photographs(options.out / "photographs", options.photos, progress=_report("photographs"), **common)
-        write_generated(
-            options.out / "generated", options.families, options.generated, progress=_report("generated"), **common
-        )
+        said = ProgressLine("simulated", "photographs")
+        write_photographs(options.out / "photographs", options.photos, progress=said, **common)
+        said = ProgressLine("simulated", "generated faces")
+        write_generated(options.out / "generated", options.families, options.generated, progress=said, **common)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _report(what: str) -> Progress:
-    def show(done: int, count: int) -> None:
-        print(f"{what}: {done} of {count}", file=sys.stderr)
-
-    return show
 
 
 if __name__ == "__main__":

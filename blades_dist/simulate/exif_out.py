@@ -2,6 +2,7 @@
 
 import functools
 import io
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from blades_dist.simulate.makers import Maker, quantisation_tables
+from blades_dist.tags import EXIF_TAGS
 
 _LEVELS = 5
 
@@ -49,52 +51,34 @@ def encode(pixels: NDArray[np.uint8], container: Container, exif: bytes | None =
 
 @dataclass(frozen=True)
 class ExifSettings:
-    """The values that go into EXIF, in EXIF's own codes. ``missing`` names tags that this file does not carry."""
+    """What goes into EXIF. ``tags`` are the stored values by the names of ``tags.EXIF_TAGS``: codes, fractions in the
+    tag's unit, and the maker's name, whose field the ``model`` goes with. ``missing`` names tags that this file does
+    not carry; the 35 mm equivalent (millimetres) is always there."""
 
-    make: str
+    tags: Mapping[str, int | Fraction | str]
     model: str
-    iso: int
-    f_number: Fraction
-    exposure_time: Fraction  # seconds
-    focal_length: Fraction  # millimetres
     focal_length_35mm: int
-    metering_mode: int
-    exposure_mode: int
-    white_balance: int
-    exposure_program: int
-    flash: int
     missing: frozenset[str] = frozenset()
 
 
 def exif_bytes(settings: ExifSettings) -> bytes:
-    """The EXIF block (APP1 payload) of one photograph."""
-    s, tags = settings, piexif.ExifIFD
-    exif: dict[str, tuple[int, Any]] = {
-        "iso": (tags.ISOSpeedRatings, s.iso),
-        "f_number": (tags.FNumber, s.f_number.as_integer_ratio()),
-        "exposure_time": (tags.ExposureTime, s.exposure_time.as_integer_ratio()),
-        "focal_length": (tags.FocalLength, s.focal_length.as_integer_ratio()),
-        "focal_length_35mm": (tags.FocalLengthIn35mmFilm, s.focal_length_35mm),
-        "metering_mode": (tags.MeteringMode, s.metering_mode),
-        "exposure_mode": (tags.ExposureMode, s.exposure_mode),
-        "white_balance": (tags.WhiteBalance, s.white_balance),
-        "exposure_program": (tags.ExposureProgram, s.exposure_program),
-        "flash": (tags.Flash, s.flash),
-    }
-    zeroth: dict[int, Any] = {piexif.ImageIFD.Orientation: 1}
-    if "make" not in s.missing:
-        zeroth |= {piexif.ImageIFD.Make: s.make.encode(), piexif.ImageIFD.Model: s.model.encode()}
-    kept = {tag: value for name, (tag, value) in exif.items() if name not in s.missing}
-    block: bytes = piexif.dump({"0th": zeroth, "Exif": kept})
+    """The EXIF block (APP1 payload) of one photograph; each tag is stored in the first field of its row."""
+    main: dict[int, Any] = {piexif.ImageIFD.Orientation: 1}
+    exif: dict[int, Any] = {piexif.ExifIFD.FocalLengthIn35mmFilm: settings.focal_length_35mm}
+    for tag in EXIF_TAGS:
+        if tag.name not in settings.tags or tag.name in settings.missing:
+            continue
+        field, value = tag.fields[0].number, settings.tags[tag.name]
+        if isinstance(value, str):
+            main |= {field: value.encode(), piexif.ImageIFD.Model: settings.model.encode()}
+        else:
+            exif[field] = value.as_integer_ratio() if isinstance(value, Fraction) else value
+    block: bytes = piexif.dump({"0th": main, "Exif": exif})
     return block
 
 
-TAGS = ("iso", "f_number", "exposure_time", "focal_length", "metering_mode", "exposure_mode", "white_balance",
-        "exposure_program", "flash", "make")  # fmt: skip
-
-
-def sample_missing(rng: np.random.Generator) -> frozenset[str]:
-    """Tags that a file lacks: none in 96 of 100, else one to three, as after careless editing."""
+def sample_missing(tags: Iterable[str], rng: np.random.Generator) -> frozenset[str]:
+    """Which of these tags a file lacks: none in 96 of 100, else one to three, as after careless editing."""
     if rng.random() > 0.04:
         return frozenset()
-    return frozenset(str(name) for name in rng.choice(TAGS, int(rng.integers(1, 4)), replace=False))
+    return frozenset(str(name) for name in rng.choice(list(tags), int(rng.integers(1, 4)), replace=False))

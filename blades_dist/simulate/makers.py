@@ -1,6 +1,6 @@
 """Cameras: bodies, optics and image processing of ten groups of makers.
 
-The makers are those of ``blades_dist.tasks.MAKES``. Numbers are of the order of real products but are not measured
+The makers are those of ``blades_dist.tags.MAKES``. Numbers are of the order of real products but are not measured
 from them; quantisation tables are drawn from formulae of this project's own, one formula per maker.
 """
 
@@ -33,7 +33,7 @@ class Body:
 class Maker:
     """How one maker's cameras turn a raw mosaic into a JPEG file."""
 
-    group: str  # the name in tasks.MAKES
+    group: str  # the name in tags.MAKES
     exif_make: str
     bodies: tuple[Body, ...]
     demosaic: Demosaic

@@ -8,7 +8,6 @@ from blades_dist.simulate.features import Person
 from blades_dist.simulate.head import HeadShape, Points, Relief, View, outline
 from blades_dist.simulate.textures import Image, along, noise_1d, piece
 
-BACKGROUNDS = ("wall", "gradient", "room", "foliage", "street", "lights")
 _SHIFT = 4  # fractional bits of OpenCV's polygon coordinates
 
 

@@ -6,9 +6,10 @@ import struct
 import piexif
 from hypothesis import strategies as st
 
-from blades_dist.data import exif, exif_tables
-from blades_dist.data.exif_reader import read_fields
-from blades_dist.tasks import CATEGORICAL_TAGS, ORDINAL_TAGS, TAGS, vocabulary
+from blades_dist.data import exif
+from blades_dist.data.exif_reader import EXIF_DIRECTORY, FIELD_NAMES, read_fields
+from blades_dist.tags import EXIF_TAGS, Quantity
+from blades_dist.tasks import ORDINAL_TAGS, TAGS, vocabulary
 
 _E = piexif.ExifIFD
 VALID = piexif.dump(
@@ -24,7 +25,7 @@ VALID = piexif.dump(
 )[6:]  # fmt: skip
 
 _numbers = st.one_of(st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 2, 8, 26, 100, 65535, 2**31, 2**32 - 1]))
-_fields = st.one_of(st.sampled_from(sorted(exif_tables.FIELD_NAMES)), st.integers(0, 65535))
+_fields = st.one_of(st.sampled_from(sorted(FIELD_NAMES)), st.integers(0, 65535))
 _kinds = st.one_of(st.integers(0, 14), st.sampled_from([129, 255, 65535]))
 _entries = st.lists(st.tuples(_fields, _kinds, st.one_of(st.integers(0, 9), _numbers), _numbers), max_size=8)
 _texts = st.sampled_from([b"Canon\0", b"1/125\0", b"9" * 40, b"\xff\xfe\0", b" \0"])
@@ -38,7 +39,7 @@ def tiff_blocks(draw: st.DrawFn) -> bytes:
     main, camera = draw(_entries), draw(_entries)
     begin = 8 + 2 + 12 * (len(main) + 1) + 4
     pointer = draw(st.one_of(st.just(begin), st.just(begin), _numbers))
-    main.insert(draw(st.integers(0, len(main))), (exif_tables.EXIF_DIRECTORY, 4, 1, pointer))
+    main.insert(draw(st.integers(0, len(main))), (EXIF_DIRECTORY, 4, 1, pointer))
     block = draw(st.sampled_from([b"II", b"MM", b"XX"]))[:2] + struct.pack(
         order + "HL", 42, draw(st.just(8) | _numbers)
     )
@@ -88,11 +89,12 @@ def check(data: bytes) -> None:
     """The reader's promise on any bytes: every tag, each absent, plausible or a word of its vocabulary."""
     raw = exif.read_exif(data)
     assert tuple(raw) == TAGS
-    for tag in ORDINAL_TAGS:
-        value = raw[tag]
-        low, high = exif_tables.PLAUSIBLE[tag]
-        assert value is None or (isinstance(value, float) and low <= value <= high)
-    assert all(raw[tag] is None or raw[tag] in vocabulary(tag) for tag in CATEGORICAL_TAGS)
+    for tag in EXIF_TAGS:
+        value, how = raw[tag.name], tag.values
+        if isinstance(how, Quantity):
+            assert value is None or (isinstance(value, float) and how.low <= value <= how.high)
+        else:
+            assert value is None or value in tag.classes
     assert exif.read_orientation(data) in range(1, 9)
     fields = read_fields(data)
     assert all(math.isfinite(v) if isinstance(v, float) else 0 < len(v) <= 128 for v in fields.values())

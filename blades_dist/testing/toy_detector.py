@@ -22,8 +22,8 @@ from blades_dist.config import (
 from blades_dist.data.crops import Photo, process_photo, split_of
 from blades_dist.data.faces import parse_sidecar, sidecar_of
 from blades_dist.data.records import MANIFEST, Manifest, Shard
-from blades_dist.data.shards import file_sha256, pack
-from blades_dist.data.sources.base import Given
+from blades_dist.data.shards import file_sha256, write_shard
+from blades_dist.data.sources.base import Annotations
 from blades_dist.detect.binary import fit_binary
 from blades_dist.detect.detector import Detector, save_detector
 from blades_dist.detect.features import FeatureSet, encode
@@ -71,7 +71,7 @@ def write_shards(source: Path, output: Path, kind: Literal["photographs", "gener
         data, sidecar = file.read_bytes(), sidecar_of(file)
         digest = hashlib.sha256(data).hexdigest()
         relative = file.relative_to(source)
-        given = Given(faces=parse_sidecar(sidecar.read_bytes()) if sidecar.is_file() else None)
+        given = Annotations(faces=parse_sidecar(sidecar.read_bytes()) if sidecar.is_file() else None)
         photo = Photo(relative.as_posix(), relative.parts[0], digest, split_of(digest, 0, splits))
         rows.setdefault(photo.split, []).append(process_photo(photo, data, given, config).rows)
     shards = []
@@ -79,7 +79,7 @@ def write_shards(source: Path, output: Path, kind: Literal["photographs", "gener
         part = output / "part"
         table, target = pa.concat_tables(own), output / f"{split}-00000.parquet"
         pq.write_table(table, part, write_statistics=["split"])
-        groups = pack([(part, table["photo"].unique().to_pylist())], target, split, {}, 16)
+        groups = write_shard([(part, table["photo"].unique().to_pylist())], target, split, {}, 16)
         shards.append(
             Shard(name=target.name, split=split, rows=len(table), row_groups=groups, sha256=file_sha256(target))
         )

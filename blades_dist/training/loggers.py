@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from blades_dist import __version__
 from blades_dist.config import PretrainConfig
 from blades_dist.files import write_atomically
+from blades_dist.progress import Say
 from blades_dist.settings import ConfigError, flat
 
 METRICS = "metrics.jsonl"  # in a run folder
@@ -28,7 +29,6 @@ CLOSE_SECONDS = 60.0  # what a service is given at the end to take what it was n
 NEEDED = {"mlflow": ("mlflow",), "wandb": ("wandb",)}
 
 Scalars = Mapping[str, float]
-Say = Callable[[str], None]
 
 
 class Sink(Protocol):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from blades_dist.data.order import Position
-from blades_dist.data.read import Batch
+from blades_dist.data.read import FaceBatch
 
 _POLL_SECONDS = 0.1  # how often a full queue looks whether its consumer has gone
 
@@ -20,7 +20,7 @@ _POLL_SECONDS = 0.1  # how often a full queue looks whether its consumer has gon
 @dataclass(frozen=True)
 class Faces:
     """A batch on the device: ``images`` (B, 3, S, S) uint8, ``landmarks`` (B, 5, 2), ``labels`` (B, tags), its rows'
-    ids; as ``data.read.Batch``."""
+    ids; as ``data.read.FaceBatch``."""
 
     images: Tensor
     landmarks: Tensor
@@ -55,7 +55,7 @@ class Feed:
     there is no copy to hide, and the stream decodes ahead by itself: a thread would only take time from the training.
     """
 
-    def __init__(self, batches: Iterator[tuple[Batch, Position]], device: torch.device) -> None:
+    def __init__(self, batches: Iterator[tuple[FaceBatch, Position]], device: torch.device) -> None:
         self.waits = Waits()
         self._batches: Iterator[tuple[Faces, Position]] = (
             _Ahead(batches, device) if device.type == "cuda" else _plain(batches)
@@ -83,7 +83,7 @@ class Feed:
         self._batches.close()  # type: ignore[attr-defined]  # both kinds have it
 
 
-def _plain(batches: Iterator[tuple[Batch, Position]]) -> Iterator[tuple[Faces, Position]]:
+def _plain(batches: Iterator[tuple[FaceBatch, Position]]) -> Iterator[tuple[Faces, Position]]:
     try:
         for batch, position in batches:
             yield Faces(*_tensors(batch), batch["ids"]), position
@@ -94,7 +94,7 @@ def _plain(batches: Iterator[tuple[Batch, Position]]) -> Iterator[tuple[Faces, P
 class _Ahead(Iterator[tuple[Faces, Position]]):
     """Keeps one batch ready on the device, and one under way, from when the first is asked for."""
 
-    def __init__(self, batches: Iterator[tuple[Batch, Position]], device: torch.device) -> None:
+    def __init__(self, batches: Iterator[tuple[FaceBatch, Position]], device: torch.device) -> None:
         self._device = device
         self._ready: Queue[tuple[Faces, Position, torch.cuda.Event | None] | BaseException] = Queue(maxsize=1)
         self._closing = threading.Event()
@@ -126,7 +126,7 @@ class _Ahead(Iterator[tuple[Faces, Position]]):
             self._thread.join()
         self._ended = self._ended or StopIteration()
 
-    def _fill(self, batches: Iterator[tuple[Batch, Position]]) -> None:
+    def _fill(self, batches: Iterator[tuple[FaceBatch, Position]]) -> None:
         try:
             side = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
             for batch, position in batches:
@@ -141,7 +141,7 @@ class _Ahead(Iterator[tuple[Faces, Position]]):
             _close(batches)
 
     def _copied(
-        self, batch: Batch, side: torch.cuda.Stream | None, position: Position
+        self, batch: FaceBatch, side: torch.cuda.Stream | None, position: Position
     ) -> tuple[Faces, Position, torch.cuda.Event | None]:
         tensors = _tensors(batch)
         if side is None:
@@ -159,12 +159,12 @@ class _Ahead(Iterator[tuple[Faces, Position]]):
                 return
 
 
-def _tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def _tensors(batch: FaceBatch) -> tuple[Tensor, Tensor, Tensor]:
     images, landmarks, labels = (torch.from_numpy(batch[key]) for key in ("images", "landmarks", "labels"))
     return images, landmarks, labels
 
 
-def _close(batches: Iterator[tuple[Batch, Position]]) -> None:
+def _close(batches: Iterator[tuple[FaceBatch, Position]]) -> None:
     close = getattr(batches, "close", None)
     if close is not None:
         close()

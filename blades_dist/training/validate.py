@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from blades_dist.config import ManipulateConfig
-from blades_dist.data.read import Batch
+from blades_dist.data.read import FaceBatch
 from blades_dist.distributed import World
 from blades_dist.evaluate.metrics import auc, rank, wilson
 from blades_dist.evaluate.plots import plot_weights
@@ -24,7 +24,7 @@ STREAM = 2  # of the manipulation seed: 0 is training, 1 the outer objective
 
 
 def validate(
-    model: nn.Module, batches: Iterator[Batch], tasks: TaskSet, config: ManipulateConfig, seed: int
+    model: nn.Module, batches: Iterator[FaceBatch], tasks: TaskSet, config: ManipulateConfig, seed: int
 ) -> dict[str, Any]:
     """Read-outs of ``model`` in evaluation mode on ``batches``, with 95% intervals, as plain JSON values.
 
@@ -48,7 +48,7 @@ def validate(
 
 
 def _read_out(
-    model: nn.Module, batches: Iterator[Batch], tasks: TaskSet, config: ManipulateConfig, seed: int
+    model: nn.Module, batches: Iterator[FaceBatch], tasks: TaskSet, config: ManipulateConfig, seed: int
 ) -> tuple[Tensor, Tensor]:
     device = next(model.parameters()).device
     training = model.training

@@ -1,6 +1,5 @@
 """A plan as Ray Tune's searcher, and Tune's halving fed with what earlier starts of the sweep have seen."""
 
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,12 +7,11 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from blades_dist.progress import Say
 from blades_dist.tuning.config import EncoderSearch
 from blades_dist.tuning.drive import METRIC
 from blades_dist.tuning.ledger import DEFAULT, Ledger
 from blades_dist.tuning.plan import Plan
-
-Say = Callable[[str], None]
 
 
 class Runs(Searcher):

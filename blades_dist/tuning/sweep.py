@@ -1,6 +1,5 @@
 """A sweep from beginning to end; the same name and storage go on where it was left, however it ended."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -9,6 +8,7 @@ from blades_dist.data.records import read_manifest
 from blades_dist.detect.calibrate import check_supported
 from blades_dist.detect.fit import fit_detector
 from blades_dist.files import alone, write_atomically
+from blades_dist.progress import Say
 from blades_dist.settings import ConfigError, among, differences, flat
 from blades_dist.training import launch
 from blades_dist.tuning.compare import Contestant, compare
@@ -32,7 +32,6 @@ _FREE = (
     "detectors.trials",
     "detectors.encoders",
 )
-Say = Callable[[str], None]
 
 
 def check(config: SweepConfig) -> SweepConfig:

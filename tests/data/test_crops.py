@@ -16,15 +16,15 @@ from blades_dist.data.duplicates import perceptual_hash
 from blades_dist.data.faces import PROPORTIONS
 from blades_dist.data.locate_models import LocatorError
 from blades_dist.data.records import given_column, label_column, no_rows, part_schema, shard_schema
-from blades_dist.data.sources.base import Given
+from blades_dist.data.sources.base import Annotations
 from blades_dist.tasks import ORDINAL_TAGS, TAGS
 from tests.data.conftest import encoded, exif_of, jpeg_of, pixels_of
 from tests.data.photos import POINTS, configured, face, photo_of
 
-GIVEN = Given(faces=[face(10, 8, 70, 70)])
+GIVEN = Annotations(faces=[face(10, 8, 70, 70)])
 
 
-def rejection(data: bytes, given: Given = GIVEN, **options: object) -> tuple[int | None, str, str]:
+def rejection(data: bytes, given: Annotations = GIVEN, **options: object) -> tuple[int | None, str, str]:
     outcome = process_photo(photo_of(data), data, given, configured(**options))
     assert not len(outcome.rows) and len(outcome.rejected) == 1
     return outcome.rejected[0]
@@ -83,7 +83,7 @@ def test_usable_tags_are_counted_wherever_they_come_from() -> None:
 
 def test_faces_given_in_another_frame() -> None:
     data = encoded(pixels_of(2, 200)[:, :160].copy(), exif=exif_of(2))
-    given = Given(faces=[face(5, 10, 40, 40)], frame=(80, 50))
+    given = Annotations(faces=[face(5, 10, 40, 40)], frame=(80, 50))
     outcome = process_photo(photo_of(data), data, given, configured())
     assert outcome.found[0].box == (10, 40, 80, 160)
     row = outcome.rows.to_pylist()[0]
@@ -111,10 +111,10 @@ def test_photographs_without_tags_only_where_nothing_is_learned_from_them() -> N
 
 def test_given_faces_are_checked_and_counted() -> None:
     data = jpeg_of(6)
-    outside = Given(faces=[face(10, 8, 70, 70), face(90, 8, 70, 70)])
+    outside = Annotations(faces=[face(10, 8, 70, 70), face(90, 8, 70, 70)])
     assert rejection(data, outside)[:2] == (None, "bad_sidecar")
-    assert rejection(data, Given(faces=[]))[:2] == (None, "no_face")
-    mixed = Given(faces=[face(10, 8, 20, 70), face(10, 8, 70, 70)])
+    assert rejection(data, Annotations(faces=[]))[:2] == (None, "no_face")
+    mixed = Annotations(faces=[face(10, 8, 20, 70), face(10, 8, 70, 70)])
     outcome = process_photo(photo_of(data), data, mixed, configured())
     assert (outcome.faces, len(outcome.rows), outcome.rejected[0][:2]) == (2, 1, (0, "face_too_small"))
     assert outcome.rows["id"].to_pylist() == [f"{photo_of(data).sha256}-1"]
@@ -122,7 +122,7 @@ def test_given_faces_are_checked_and_counted() -> None:
 
 def test_located_faces_when_none_are_given() -> None:
     data = encoded(np.full((200, 200, 3), 90, np.uint8), exif=exif_of(1))
-    outcome = process_photo(photo_of(data), data, Given(), configured())
+    outcome = process_photo(photo_of(data), data, Annotations(), configured())
     assert outcome.rejected[0][:2] == (None, "no_face") and outcome.fingerprint is not None and outcome.pixels == 40_000
 
 
@@ -150,4 +150,6 @@ def test_memory_and_bugs_are_told_and_a_locator_stops_all(monkeypatch: pytest.Mo
     monkeypatch.undo()
     data = jpeg_of(6)
     with pytest.raises(LocatorError):
-        process_photo(photo_of(data), data, Given(), configured(locator="yunet", locator_model=tmp_path / "no.onnx"))
+        process_photo(
+            photo_of(data), data, Annotations(), configured(locator="yunet", locator_model=tmp_path / "no.onnx")
+        )

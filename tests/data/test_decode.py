@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from blades_dist.data import decode as decoding
-from blades_dist.data.decode import DecodedImage, Rejected, decode_image, open_image
+from blades_dist.data.decode import ImageFile, Rejected, open_image
 from blades_dist.data.exif import read_exif
 from blades_dist.data.records import REASONS
 from tests.data.conftest import encoded, exif_of, pixels_of
@@ -20,14 +20,14 @@ LIMITS = {"max_pixels": 10**7, "max_bytes": 10**6}
 
 def reason(data: bytes, **limits: int) -> str:
     with pytest.raises(Rejected) as caught:
-        decode_image(data, **(LIMITS | limits))
+        open_image(data, **(LIMITS | limits)).pixels()
     assert caught.value.reason in REASONS and caught.value.detail
     return caught.value.reason
 
 
-def decode(data: bytes) -> DecodedImage:
-    image = decode_image(data, **LIMITS)
-    assert image.rgb.dtype == np.uint8 and image.rgb.flags.c_contiguous
+def decode(data: bytes) -> ImageFile:
+    image = open_image(data, **LIMITS)
+    assert image.pixels().dtype == np.uint8 and image.pixels().flags.c_contiguous
     return image
 
 
@@ -36,9 +36,9 @@ def decode(data: bytes) -> DecodedImage:
 )
 def test_formats(samples: dict[str, bytes], name: str, codec: str) -> None:
     image = decode(samples[name])
-    assert (image.rgb.shape, image.codec) == ((64, 64, 3), codec)
+    assert (image.pixels().shape, image.codec) == ((64, 64, 3), codec)
     assert (image.jpeg_quality is None) == (codec != "jpeg")
-    assert np.abs(image.rgb.astype(int) - decode(samples["png"]).rgb).mean() < 8
+    assert np.abs(image.pixels().astype(int) - decode(samples["png"]).pixels()).mean() < 8
 
 
 def test_jpeg_quality(samples: dict[str, bytes]) -> None:
@@ -48,27 +48,27 @@ def test_jpeg_quality(samples: dict[str, bytes]) -> None:
 
 @pytest.mark.parametrize("name", ["gray", "deep"])
 def test_one_channel_becomes_three_equal_ones(samples: dict[str, bytes], name: str) -> None:
-    rgb = decode(samples[name]).rgb
+    rgb = decode(samples[name]).pixels()
     assert rgb.shape == (64, 64, 3) and (rgb == rgb[..., :1]).all()
 
 
 def test_sixteen_bits_lose_the_low_byte(samples: dict[str, bytes]) -> None:
     expected = ((np.arange(64 * 64) * 16) >> 8).reshape(64, 64)
-    assert (decode(samples["deep"]).rgb[..., 0] == expected).all()
+    assert (decode(samples["deep"]).pixels()[..., 0] == expected).all()
 
 
 def test_transparent_pixels_lie_over_white(samples: dict[str, bytes]) -> None:
-    rgb = decode(samples["alpha"]).rgb
-    assert (rgb[:32] == 255).all() and (rgb[32:] == decode(samples["png"]).rgb[32:]).all()
+    rgb = decode(samples["alpha"]).pixels()
+    assert (rgb[:32] == 255).all() and (rgb[32:] == decode(samples["png"]).pixels()[32:]).all()
 
 
 def test_cmyk_keeps_its_colours(samples: dict[str, bytes]) -> None:
-    difference = decode(samples["cmyk"]).rgb.astype(int) - decode(samples["png"]).rgb
+    difference = decode(samples["cmyk"]).pixels().astype(int) - decode(samples["png"]).pixels()
     assert np.abs(difference).mean() < 8
 
 
 def test_orientation_is_applied(samples: dict[str, bytes]) -> None:
-    assert (decode(samples["turned"]).rgb == np.rot90(decode(samples["upright"]).rgb, -1)).all()
+    assert (decode(samples["turned"]).pixels() == np.rot90(decode(samples["upright"]).pixels(), -1)).all()
 
 
 # What is seen at the top left, top right and bottom left of a picture whose stored corners are 1 2 / 3 4.
@@ -91,10 +91,10 @@ def test_all_orientations(form: str, orientation: int, strip: int, monkeypatch: 
 
 @pytest.mark.parametrize("strip", [1, 1000])
 def test_strips_change_nothing(samples: dict[str, bytes], strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = {name: decode(data).rgb for name, data in samples.items() if "huge" not in name and name != "gif"}
+    whole = {name: decode(data).pixels() for name, data in samples.items() if "huge" not in name and name != "gif"}
     monkeypatch.setattr(decoding, "_STRIP_PIXELS", strip)
     for name, rgb in whole.items():
-        assert (decode(samples[name]).rgb == rgb).all()
+        assert (decode(samples[name]).pixels() == rgb).all()
     simple = Image.open(io.BytesIO(samples["cmyk"])).convert("RGB")
     assert (whole["cmyk"] == np.array(simple)).all()
 

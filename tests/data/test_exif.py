@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blades_dist.data import exif, exif_document, exif_tables
-from blades_dist.data.exif_reader import read_fields
-from blades_dist.tasks import CATEGORICAL_TAGS, MAKES, ORDINAL_TAGS, TAGS, vocabulary
+from blades_dist.data import exif, exif_document
+from blades_dist.data.exif_reader import EXIF_DIRECTORY, FIELD_NAMES, FOCAL_LENGTH_35MM, read_fields
+from blades_dist.tags import EXIF_TAGS, MAKES, Codes, Names, plain
+from blades_dist.tasks import CATEGORICAL_TAGS, TAGS
 
 E = piexif.ExifIFD
+MAKERS = next(tag.values for tag in EXIF_TAGS if isinstance(tag.values, Names))
 FULL = {
     E.ISOSpeedRatings: 400,
     E.FNumber: (28, 10),
@@ -157,26 +159,39 @@ def test_every_container(name: str) -> None:
     ],
 )
 def test_makers(written: object, expected: str | None) -> None:
-    assert exif.normalise_make(written) == expected
+    assert exif.class_of_name(MAKERS, written) == expected
 
 
 def test_ricoh_imaging_makes_pentax_cameras_too() -> None:
-    assert exif.normalise_make("RICOH IMAGING COMPANY, LTD.", "PENTAX K-1") == "Pentax"
+    assert exif.class_of_name(MAKERS, "RICOH IMAGING COMPANY, LTD.", "PENTAX K-1") == "Pentax"
 
 
-def test_every_word_is_in_its_vocabulary() -> None:
-    for tag, words in exif_tables.CODES.items():
-        assert set(words.values()) <= set(vocabulary(tag))
-    assert {name for _, name in exif_tables.MAKE_ALIASES} == set(MAKES)
-    assert {name for _, _, name in exif_tables.MAKE_BY_MODEL} <= set(MAKES)
-    assert set(exif_tables.PLAUSIBLE) == set(exif_tables.UNITS) == set(ORDINAL_TAGS)
-    assert tuple(exif_tables.SOURCES) == TAGS
-    assert {field for fields in exif_tables.SOURCES.values() for field in fields} < set(exif_tables.FIELD_NAMES)
+def test_every_class_that_a_row_reads_is_one_of_its_tag() -> None:
+    for tag in EXIF_TAGS:
+        if isinstance(tag.values, Codes):
+            other = set() if tag.values.other is None else {tag.values.other}
+            assert set(tag.values.classes.values()) | other <= set(tag.classes)
+    assert {name for _, name in MAKERS.openings} == set(MAKES)
+    assert {name for *_, name in MAKERS.qualified} | {MAKERS.other} <= set(MAKES)
+
+
+def test_no_two_rows_share_a_field_or_a_name() -> None:
+    fields = [field for tag in EXIF_TAGS for field in tag.fields]
+    for named in (
+        [tag.name for tag in EXIF_TAGS],
+        [tag.words for tag in EXIF_TAGS],
+        [field.number for field in fields],
+        [name for tag in EXIF_TAGS for name in tag.released_as],
+    ):
+        assert len(set(named)) == len(named)
+    assert {field.number for field in fields} < set(FIELD_NAMES)
+    for field in fields:
+        assert all(name == plain(name) for name in field.exported_as) and (field.apex is None or not field.exported_as)
 
 
 def test_no_alias_is_hidden_by_an_earlier_one() -> None:
-    for opening, name in exif_tables.MAKE_ALIASES:
-        assert exif.normalise_make(opening) == exif.normalise_make(opening.upper() + " Corp.") == name
+    for opening, name in MAKERS.openings:
+        assert exif.class_of_name(MAKERS, opening) == exif.class_of_name(MAKERS, opening.upper() + " Corp.") == name
 
 
 def test_the_page_is_the_one_of_these_tables() -> None:
@@ -187,13 +202,13 @@ def test_the_page_is_the_one_of_these_tables() -> None:
 def test_the_equivalent_focal_length_is_none() -> None:
     data = block({E.FocalLengthIn35mmFilm: 50})
     assert exif.read_exif(data)["focal_length"] is None
-    assert read_fields(data)[exif_tables.FOCAL_LENGTH_35MM] == 50.0
+    assert read_fields(data)[FOCAL_LENGTH_35MM] == 50.0
 
 
 def raw_block(entries: list[tuple[int, int, int, bytes]], order: str = "<", sub_order: str | None = None) -> bytes:
     """A TIFF block of an EXIF directory alone; ``entries`` are (field, type, count, value), longer values outlying."""
     inner = sub_order or order
-    main = struct.pack(order + "HHHLLL", 1, exif_tables.EXIF_DIRECTORY, 4, 1, 26, 0)
+    main = struct.pack(order + "HHHLLL", 1, EXIF_DIRECTORY, 4, 1, 26, 0)
     outlying, directory = b"", struct.pack(inner + "H", len(entries))
     begin = 26 + 2 + 12 * len(entries) + 4
     for field, kind, count, value in entries:
@@ -207,31 +222,31 @@ def raw_block(entries: list[tuple[int, int, int, bytes]], order: str = "<", sub_
 @pytest.mark.parametrize(
     ("tag", "field", "kind", "count", "value", "expected"),
     [
-        ("iso", exif_tables.ISO, 4, 1, struct.pack("<L", 102400), 102400.0),
-        ("iso", exif_tables.ISO, 12, 1, struct.pack("<d", 200.0), 200.0),
-        ("iso", exif_tables.ISO, 2, 4, b"400\0", 400.0),
-        ("iso", exif_tables.ISO, 2, 4, b"hi\0\0", None),
-        ("iso", exif_tables.ISO, 3, 3, struct.pack("<HHH", 320, 0, 0), 320.0),
-        ("iso", exif_tables.ISO, 3, 0, struct.pack("<H", 320), None),
-        ("iso", exif_tables.ISO, 99, 1, struct.pack("<H", 320), None),
-        ("iso", exif_tables.ISO, 8, 1, struct.pack("<h", -100), None),
-        ("aperture", exif_tables.F_NUMBER, 10, 1, struct.pack("<ll", -28, -10), 2.8),
-        ("aperture", exif_tables.F_NUMBER, 10, 1, struct.pack("<ll", -28, 10), None),
-        ("aperture", exif_tables.F_NUMBER, 3, 1, struct.pack("<H", 4), 4.0),
-        ("aperture", exif_tables.F_NUMBER, 11, 1, struct.pack("<f", float("inf")), None),
-        ("aperture", exif_tables.APERTURE_APEX, 10, 1, struct.pack("<ll", 6, 1), 8.0),
-        ("aperture", exif_tables.APERTURE_APEX, 10, 1, struct.pack("<ll", 600, 1), None),
-        ("exposure_time", exif_tables.EXPOSURE_TIME, 2, 6, b"1/125\0", 1 / 125),
-        ("exposure_time", exif_tables.EXPOSURE_TIME, 2, 4, b"1/0\0", None),
-        ("exposure_time", exif_tables.SHUTTER_APEX, 10, 1, struct.pack("<ll", -3, 1), 8.0),
-        ("focal_length", exif_tables.FOCAL_LENGTH, 5, 1, struct.pack("<LL", 2**32 - 1, 1), None),
-        ("make", exif_tables.MAKE, 7, 5, b"Canon", "Canon"),
-        ("make", exif_tables.MAKE, 1, 6, b"SONY\0\0", "Sony"),
-        ("make", exif_tables.MAKE, 129, 6, b"Nikon\0", "Nikon"),
-        ("make", exif_tables.MAKE, 2, 3, b"7\0\0", "others"),
-        ("make", exif_tables.MAKE, 3, 1, struct.pack("<H", 7), None),
-        ("flash", exif_tables.FLASH, 5, 1, struct.pack("<LL", 3, 2), None),
-        ("white_balance", exif_tables.WHITE_BALANCE, 2, 2, b"1\0", "manual"),
+        ("iso", E.ISOSpeedRatings, 4, 1, struct.pack("<L", 102400), 102400.0),
+        ("iso", E.ISOSpeedRatings, 12, 1, struct.pack("<d", 200.0), 200.0),
+        ("iso", E.ISOSpeedRatings, 2, 4, b"400\0", 400.0),
+        ("iso", E.ISOSpeedRatings, 2, 4, b"hi\0\0", None),
+        ("iso", E.ISOSpeedRatings, 3, 3, struct.pack("<HHH", 320, 0, 0), 320.0),
+        ("iso", E.ISOSpeedRatings, 3, 0, struct.pack("<H", 320), None),
+        ("iso", E.ISOSpeedRatings, 99, 1, struct.pack("<H", 320), None),
+        ("iso", E.ISOSpeedRatings, 8, 1, struct.pack("<h", -100), None),
+        ("aperture", E.FNumber, 10, 1, struct.pack("<ll", -28, -10), 2.8),
+        ("aperture", E.FNumber, 10, 1, struct.pack("<ll", -28, 10), None),
+        ("aperture", E.FNumber, 3, 1, struct.pack("<H", 4), 4.0),
+        ("aperture", E.FNumber, 11, 1, struct.pack("<f", float("inf")), None),
+        ("aperture", E.ApertureValue, 10, 1, struct.pack("<ll", 6, 1), 8.0),
+        ("aperture", E.ApertureValue, 10, 1, struct.pack("<ll", 600, 1), None),
+        ("exposure_time", E.ExposureTime, 2, 6, b"1/125\0", 1 / 125),
+        ("exposure_time", E.ExposureTime, 2, 4, b"1/0\0", None),
+        ("exposure_time", E.ShutterSpeedValue, 10, 1, struct.pack("<ll", -3, 1), 8.0),
+        ("focal_length", E.FocalLength, 5, 1, struct.pack("<LL", 2**32 - 1, 1), None),
+        ("make", piexif.ImageIFD.Make, 7, 5, b"Canon", "Canon"),
+        ("make", piexif.ImageIFD.Make, 1, 6, b"SONY\0\0", "Sony"),
+        ("make", piexif.ImageIFD.Make, 129, 6, b"Nikon\0", "Nikon"),
+        ("make", piexif.ImageIFD.Make, 2, 3, b"7\0\0", "others"),
+        ("make", piexif.ImageIFD.Make, 3, 1, struct.pack("<H", 7), None),
+        ("flash", E.Flash, 5, 1, struct.pack("<LL", 3, 2), None),
+        ("white_balance", E.WhiteBalance, 2, 2, b"1\0", "manual"),
     ],
 )
 def test_types_and_counts_that_writers_get_wrong(
@@ -242,28 +257,28 @@ def test_types_and_counts_that_writers_get_wrong(
 
 @pytest.mark.parametrize(("order", "sub_order"), [("<", ">"), (">", "<"), ("<", "<"), (">", ">")])
 def test_a_directory_in_the_other_byte_order(order: str, sub_order: str) -> None:
-    data = raw_block([(exif_tables.ISO, 3, 1, struct.pack(sub_order + "H", 400))], order, sub_order)
+    data = raw_block([(E.ISOSpeedRatings, 3, 1, struct.pack(sub_order + "H", 400))], order, sub_order)
     assert exif.read_exif(data)["iso"] == 400.0
 
 
 def test_the_magic_number_outweighs_the_letters() -> None:
-    data = raw_block([(exif_tables.ISO, 3, 1, struct.pack(">H", 400))], ">")
+    data = raw_block([(E.ISOSpeedRatings, 3, 1, struct.pack(">H", 400))], ">")
     assert exif.read_exif(b"II" + data[2:])["iso"] == 400.0
     assert exif.read_exif(b"II\x13\x37" + data[4:])["iso"] is None
 
 
 def test_directories_that_point_at_themselves_and_nowhere() -> None:
-    loop = b"II*\0" + struct.pack("<LH", 8, 1) + struct.pack("<HHLLL", exif_tables.EXIF_DIRECTORY, 4, 1, 8, 8)
+    loop = b"II*\0" + struct.pack("<LH", 8, 1) + struct.pack("<HHLLL", EXIF_DIRECTORY, 4, 1, 8, 8)
     for pointer in (8, 0, 7, 2**32 - 1):
         assert set(exif.read_exif(loop[:-8] + struct.pack("<LL", pointer, 8)).values()) == {None}
 
 
 def test_reasons() -> None:
-    found = exif.explain({exif_tables.F_NUMBER: 0.0, exif_tables.APERTURE_APEX: 4.0, exif_tables.ISO: 65535.0})
-    assert found["aperture"] == exif.Reading(4.0, exif_tables.APERTURE_APEX, 4.0)
-    assert found["iso"].value is None and (found["iso"].field, found["iso"].stored) == (exif_tables.ISO, 65535.0)
+    found = exif.explain({E.FNumber: 0.0, E.ApertureValue: 4.0, E.ISOSpeedRatings: 65535.0})
+    assert found["aperture"] == exif.Reading(4.0, E.ApertureValue, 4.0)
+    assert found["iso"].value is None and (found["iso"].field, found["iso"].stored) == (E.ISOSpeedRatings, 65535.0)
     assert "does not fit" in found["iso"].why and found["make"].why == "no Make"
-    assert exif.interpret({exif_tables.ISO: 400, exif_tables.MAKE: "NIKON"})["iso"] == 400.0
+    assert exif.interpret({E.ISOSpeedRatings: 400, piexif.ImageIFD.Make: "NIKON"})["iso"] == 400.0
     assert exif.number(10**400) is None and exif.number(True) is None and exif.number("1e5") is None
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import piexif
 
 from blades_dist.data.explain import inspect_file
-from blades_dist.data.sources.base import Given
+from blades_dist.data.sources.base import Annotations
 from blades_dist.tasks import TAGS
 from blades_dist.testing.exif_cases import VALID
 from tests.data.conftest import encoded, jpeg_of, pixels_of, write_sidecar
@@ -44,7 +44,7 @@ def test_an_untagged_photo_still_shows_its_faces(tmp_path: Path) -> None:
 def test_what_the_source_says_is_told(tmp_path: Path) -> None:
     file = tmp_path / "photo.jpg"
     file.write_bytes(jpeg_of(2, exif=False))
-    given = Given(faces=[face(1, 2, 80, 80)], exif=dict.fromkeys(TAGS) | {"iso": 50.0})
+    given = Annotations(faces=[face(1, 2, 80, 80)], exif=dict.fromkeys(TAGS) | {"iso": 50.0})
     found = inspect_file(file, configured(), given)
     assert found.taken and found.faces_from == "the source"
     assert (found.tags["iso"].value, found.tags["iso"].field) == (50.0, "what the source says")

@@ -8,7 +8,7 @@ import pytest
 from blades_dist.config import IngestConfig
 from blades_dist.data.records import REASONS
 from blades_dist.data.sandbox import PhotoProcess
-from blades_dist.data.sources.base import Given
+from blades_dist.data.sources.base import Annotations
 from tests.data import hostile
 from tests.data.photos import peak_mebibytes, photo_of
 
@@ -31,7 +31,7 @@ def test_every_hostile_file_ends_as_expected(corpus: tuple[Path, dict[str, Any]]
         assert first is not None
         for name, allowed in expected.items():
             data = (folder / name).read_bytes()
-            outcome = process.process(photo_of(data, name), data, Given())
+            outcome = process.process(photo_of(data, name), data, Annotations())
             assert process.pid == first, f"{name} took the child down: {outcome.rejected}"
             assert len(outcome.rejected) == 1 and not len(outcome.rows)
             face, reason, detail = outcome.rejected[0]

@@ -142,13 +142,13 @@ def test_what_was_cropped_is_not_cropped_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("blades_dist.data.ingest._pack", fail)
+        patched.setattr("blades_dist.data.ingest._build_shards", fail)
         with pytest.raises(KeyboardInterrupt):
             ingest(config(collection[0], tmp_path))
     parts = {file: file.stat().st_mtime_ns for file in (tmp_path / ".building" / "cache" / "parts").rglob("*.parquet")}
     assert parts
     with monkeypatch.context() as patched:
-        patched.setattr("blades_dist.data.ingest._pack", fail)
+        patched.setattr("blades_dist.data.ingest._build_shards", fail)
         with pytest.raises(KeyboardInterrupt):
             ingest(config(collection[0], tmp_path))
     assert parts == {file: file.stat().st_mtime_ns for file in parts}

@@ -19,16 +19,16 @@ from PIL import Image
 
 from blades_dist.data.crops import Outcome, process_photo
 from blades_dist.data.sandbox import PhotoProcess, SandboxError
-from blades_dist.data.sources.base import Given
+from blades_dist.data.sources.base import Annotations
 from blades_dist.tasks import TAGS
 from blades_dist.testing.hostile_bytes import claimed_jpeg, png
 from tests.data.conftest import encoded, exif_of, jpeg_of
 from tests.data.photos import configured, face, peak_mebibytes, photo_of
 
-GIVEN = Given(faces=[face(10.1, 8, 70, 70), face(2, 3, 20, 20)], levels={"iso": 2})
+GIVEN = Annotations(faces=[face(10.1, 8, 70, 70), face(2, 3, 20, 20)], levels={"iso": 2})
 
 
-def outcome_of(process: PhotoProcess, data: bytes, given: Given = GIVEN) -> Outcome:
+def outcome_of(process: PhotoProcess, data: bytes, given: Annotations = GIVEN) -> Outcome:
     return process.process(photo_of(data), data, given)
 
 
@@ -52,9 +52,9 @@ def process() -> PhotoProcess:
 
 
 def test_outcomes_are_those_of_the_own_process(process: PhotoProcess) -> None:
-    said = Given(faces=GIVEN.faces, frame=(96.0, 48.0), exif=dict.fromkeys(TAGS) | {"iso": 1 / 3, "make": "Sony"})
+    said = Annotations(faces=GIVEN.faces, frame=(96.0, 48.0), exif=dict.fromkeys(TAGS) | {"iso": 1 / 3, "make": "Sony"})
     for data in (jpeg_of(1), jpeg_of(2), jpeg_of(3)[:900], b"", jpeg_of(4, exif=False)):
-        for given in (GIVEN, said, Given(), Given(faces=[])):
+        for given in (GIVEN, said, Annotations(), Annotations(faces=[])):
             here, there = process_photo(photo_of(data), data, given, configured()), outcome_of(process, data, given)
             assert there.rows.equals(here.rows)
             for name in ("path", "faces", "rejected", "fingerprint", "pixels"):
@@ -74,7 +74,9 @@ def test_a_child_killed_at_work_is_replaced(process: PhotoProcess) -> None:
     assert first is not None
     for sent, told in ((signal.SIGKILL, "killed"), (signal.SIGSEGV, "crashed (SIGSEGV)"), (signal.SIGABRT, "SIGABRT")):
         pid, found = process.pid, []
-        thread = threading.Thread(target=lambda found=found: found.append(outcome_of(process, slow_jpeg(), Given())))
+        thread = threading.Thread(
+            target=lambda found=found: found.append(outcome_of(process, slow_jpeg(), Annotations()))
+        )
         os.kill(pid, signal.SIGSTOP)  # so that it surely has the photo, and surely has not answered
         thread.start()
         while not waiting_for(process):
@@ -97,7 +99,7 @@ def test_a_child_that_died_between_photos_costs_no_photo(process: PhotoProcess) 
 def test_a_photo_that_takes_too_long() -> None:
     with PhotoProcess(configured(seconds_per_photo=0.1)) as process:
         first = process.pid
-        outcome = outcome_of(process, slow_jpeg(), Given())
+        outcome = outcome_of(process, slow_jpeg(), Annotations())
         assert outcome.rejected == [(None, "unreadable", "the decoder took longer than 0.1 s")]
         assert process.pid is None and not psutil.pid_exists(first)
         process._seconds = 60  # a busy machine may need more than that tenth for any photo
@@ -116,7 +118,7 @@ def test_a_photo_that_needs_too_much_memory() -> None:
     bomb = png(9900, 10_000, bytes(10_000 * (1 + 4 * 9900)), 8, 6)
     with PhotoProcess(configured(memory_mebibytes=512)) as process:
         first = process.pid
-        outcome = outcome_of(process, bomb, Given())
+        outcome = outcome_of(process, bomb, Annotations())
         assert outcome.rejected[0][1] == "too_large" and "memory" in outcome.rejected[0][2]
         assert len(outcome_of(process, jpeg_of(1)).rows) == 1 and process.pid == first
         assert peak_mebibytes(first) <= 512 + 64  # pages of libraries are not counted
@@ -129,7 +131,7 @@ def test_a_photo_of_a_hundred_megapixels_stays_within_the_bound() -> None:
     Image.fromarray(np.tile(tile, (18, 22, 1))).save(buffer, "JPEG", quality=50, exif=exif_of(1))
     data = buffer.getvalue()
     with PhotoProcess(configured()) as process:
-        outcome = outcome_of(process, data, Given(faces=[face(1000, 0, 9000, 9000)]))
+        outcome = outcome_of(process, data, Annotations(faces=[face(1000, 0, 9000, 9000)]))
         assert outcome.pixels == 99_000_000 and not outcome.rejected
         assert outcome.rows["width"].to_pylist() == [9000]
         peak = peak_mebibytes(process.pid)
@@ -184,5 +186,5 @@ def test_noise_on_the_child_s_output_is_not_taken_for_an_answer(process: PhotoPr
     """libtiff and others print what they think of a file; the protocol must not see it."""
     data = encoded(np.zeros((64, 64, 3), np.uint8), "TIFF", compression="tiff_lzw")
     damaged = data[:200] + b"\xff" * 60 + data[260:]
-    outcome_of(process, damaged, Given())
+    outcome_of(process, damaged, Annotations())
     assert len(outcome_of(process, jpeg_of(1)).rows) == 1

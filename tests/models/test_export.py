@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig, ResNetModel
 
-from blades_dist.data.read import decode_face
+from blades_dist.data.read import decoded, resize_into
 from blades_dist.models.encoder_info import migrate
 from blades_dist.models.export import (
     EncoderInfo,
@@ -108,7 +108,7 @@ def test_a_folder_of_version_1_gives_the_same_features(tmp_path: Path) -> None:
 def test_crops_are_prepared_as_shards_are_read(side: int) -> None:
     crop = np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)
     expected = np.empty((3, 64, 64), np.uint8)
-    decode_face(cv2.imencode(".png", crop[..., ::-1])[1], expected)
+    resize_into(expected, decoded(cv2.imencode(".png", crop[..., ::-1])[1]))
     prepared = small_encoder().prepare(crop)
     assert prepared.dtype == np.uint8 and np.array_equal(prepared, expected)
 

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from blades_dist.simulate import dataset, makers, pipeline
-from blades_dist.simulate.camera import Settings, expose, plan_shot, with_iso
-from blades_dist.simulate.exif_out import TAGS, exif_bytes
+from blades_dist.simulate.camera import Settings, expose, plan_shot
+from blades_dist.simulate.exif_out import exif_bytes
 from blades_dist.simulate.generators import FAMILIES
 from blades_dist.simulate.makers import MAKERS, Maker, quantisation_tables
 from blades_dist.simulate.scene import Light, Scene, SceneParameters, render, sample_scene
 from blades_dist.simulate.sensor import motion_length
-from blades_dist.tasks import MAKES
+from blades_dist.tags import MAKES
 
 COUNT = 100  # images a side in the comparisons of photographs with generated faces
 Pixels = NDArray[np.float32]
@@ -166,7 +166,7 @@ def test_exif_states_the_settings() -> None:
         s, exif = shot.settings.exif, piexif.load(photographs()[index].jpeg)
         if s.missing:
             missing += 1
-            assert s.missing <= set(TAGS)
+            assert s.missing <= set(s.tags)
             continue
         found = exif["Exif"]
         makes[exif["0th"][piexif.ImageIFD.Make].decode()] += 1
@@ -215,7 +215,7 @@ def test_noise_grows_with_iso_at_an_equal_scene(group: str) -> None:
     noise = []
     for iso in (100, 800, 3200):
         # The difference of two shots that share the lens's random numbers is noise alone.
-        taken = replace(with_iso(settings, iso), time=settings.time * settings.iso / iso)
+        taken = replace(settings, iso=iso, time=settings.time * settings.iso / iso)
         pair = []
         for seed in (1, 2):
             image, _ = pipeline.through_lens(scene, taken, np.random.default_rng(0))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from blades_dist.data.order import Position
-from blades_dist.data.read import Batch, empty_batch
+from blades_dist.data.read import FaceBatch, empty_batch
 from blades_dist.training.prefetch import Feed, Waits, _Ahead
 
 
@@ -19,7 +19,7 @@ class Source:
     def __init__(self, count: int, error: Exception | None = None) -> None:
         self.made, self.closed, self._count, self._error = 0, False, count, error
 
-    def batches(self) -> Iterator[tuple[Batch, Position]]:
+    def batches(self) -> Iterator[tuple[FaceBatch, Position]]:
         try:
             for number in range(self._count):
                 batch = empty_batch(2, 32)

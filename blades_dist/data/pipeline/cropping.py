@@ -16,7 +16,7 @@ from blades_dist.data.crops import Outcome, Photo, given_column, part_schema, sp
 from blades_dist.data.decode import Rejected
 from blades_dist.data.duplicates import perceptual_hash
 from blades_dist.data.pipeline.listing import entry_of, source_of
-from blades_dist.data.pipeline.place import Place, digest, photo_digest, write_table
+from blades_dist.data.pipeline.workspace import Workspace, digest, photo_digest, write_table
 from blades_dist.data.records import label_column
 from blades_dist.data.sandbox import PhotoProcess
 from blades_dist.files import write_through
@@ -47,35 +47,37 @@ def part_key(rows: list[dict[str, Any]], config: IngestConfig) -> str:
     return digest(photo_digest(config), rows)
 
 
-def crop_part(unit: tuple[int, int], place: Place, config: IngestConfig) -> int:
-    """Crops row group ``unit[1]`` of plan ``unit[0]``, unless that is done; returns its number of photos.
+def crop_part(plan: int, group: int, workspace: Workspace, config: IngestConfig) -> int:
+    """Crops a row group of a plan, unless that is done; returns its number of photos.
 
     A part's file is written before that of its outcomes: whoever finds the latter finds both.
     """
     cv2.setNumThreads(1)
-    rows = _planned(unit, place)
+    rows = _planned(plan, group, workspace)
     key = part_key(rows, config)
-    outcomes = place.cached("outcomes", key)
+    outcomes = workspace.cached("outcomes", key)
     if not outcomes.exists():
         collected: list[dict[str, Any]] = []
-        write_through(place.cached("parts", key), lambda file: _crop(rows, key, file, collected, place.run, config))
+        write_through(
+            workspace.cached("parts", key), lambda file: _crop(rows, key, file, collected, workspace.run, config)
+        )
         write_table(pa.Table.from_pylist(collected, OUTCOMES), outcomes)
     return len(rows)
 
 
-def gather(number: int, place: Place, config: IngestConfig) -> int:
+def gather_outcomes(number: int, workspace: Workspace, config: IngestConfig) -> int:
     """Writes the outcomes of all parts of a plan as one file; returns how many they are."""
-    with pq.ParquetFile(place.table("plan", number)) as plan:
+    with pq.ParquetFile(workspace.table("plan", number)) as plan:
         keys = [part_key(plan.read_row_group(group).to_pylist(), config) for group in range(plan.num_row_groups)]
-    tables = [pq.read_table(place.cached("outcomes", key), use_threads=False) for key in keys]
+    tables = [pq.read_table(workspace.cached("outcomes", key), use_threads=False) for key in keys]
     table = pa.concat_tables([OUTCOMES.empty_table(), *tables])
-    write_table(table, place.table("outcomes", number), row_group_size=8192)
+    write_table(table, workspace.table("outcomes", number), row_group_size=8192)
     return len(table)
 
 
-def _planned(unit: tuple[int, int], place: Place) -> list[dict[str, Any]]:
-    with pq.ParquetFile(place.table("plan", unit[0])) as plan:
-        rows: list[dict[str, Any]] = plan.read_row_group(unit[1]).to_pylist()
+def _planned(plan: int, group: int, workspace: Workspace) -> list[dict[str, Any]]:
+    with pq.ParquetFile(workspace.table("plan", plan)) as file:
+        rows: list[dict[str, Any]] = file.read_row_group(group).to_pylist()
         return rows
 
 
@@ -111,7 +113,7 @@ def _outcome(photo: Photo, row: dict[str, Any], run: str, config: IngestConfig, 
         if ready is not None:
             return _taken_over(photo, ready)
         data = source.data(entry)
-        given = source.given(entry, data)
+        given = source.annotations(entry, data)
     except Rejected as error:
         return Outcome(photo.path, rejected=[(None, error.reason, error.detail)])
     except OSError as error:

@@ -11,14 +11,15 @@ import pyarrow.parquet as pq
 
 from blades_dist.config import IngestConfig
 from blades_dist.data.decode import Rejected
-from blades_dist.data.pipeline.place import Place, digest, write_table
+from blades_dist.data.pipeline.workspace import Workspace, digest, write_table
 from blades_dist.data.sources.base import Entry, Source, SourceError
 from blades_dist.data.sources.factory import open_source
 
 ENTRIES_PER_FILE = 1024
+# Rows are digested by these names: a finished set is known again by them, so ``Entry.note`` keeps its old one, "place".
 LISTED = pa.schema(
     [
-        pa.field("number", pa.int32()),  # place in ``config.source``
+        pa.field("number", pa.int32()),  # index in ``config.source``
         *[pa.field(name, pa.string()) for name in ("path", "source")],
         pa.field("size", pa.int64()),
         *[pa.field(name, pa.string()) for name in ("mark", "place", "sha256", "reason", "detail")],
@@ -26,7 +27,7 @@ LISTED = pa.schema(
 )
 
 
-def list_collection(place: Place, config: IngestConfig) -> dict[str, Any]:
+def list_collection(workspace: Workspace, config: IngestConfig) -> dict[str, Any]:
     """Writes the listing; returns how many ``files`` and ``entries`` it has, and its ``digest``.
 
     Memory is one file of the listing, whatever the collection holds.
@@ -38,31 +39,31 @@ def list_collection(place: Place, config: IngestConfig) -> dict[str, Any]:
     coming = _rows(config)
     while rows := list(islice(coming, ENTRIES_PER_FILE)):
         marks.update(digest(*rows).encode())
-        write_table(pa.Table.from_pylist(rows, LISTED), place.table("listing", files))
+        write_table(pa.Table.from_pylist(rows, LISTED), workspace.table("listing", files))
         entries, files = entries + len(rows), files + 1
     if not entries:
         raise SourceError(f"source: no image in {', '.join(config.source)}")
     return {"files": files, "entries": entries, "digest": marks.hexdigest()}
 
 
-def hash_file(number: int, place: Place, config: IngestConfig) -> int:
+def hash_file(number: int, workspace: Workspace, config: IngestConfig) -> int:
     """Adds sha-256 to the rows of one file of the listing, or why there is none; returns how many they are."""
-    table = pq.read_table(place.table("listing", number), use_threads=False)
+    table = pq.read_table(workspace.table("listing", number), use_threads=False)
     rows = table.to_pylist()
-    cached = place.cached("hashes", digest(rows, config.max_bytes))
+    cached = workspace.cached("hashes", digest(rows, config.max_bytes))
     if not cached.exists():
         text = config.model_dump_json()
         for row in rows:
             if not row["reason"]:
-                _hash(row, source_of(place.run, row["number"], text), config.max_bytes)
+                _hash(row, source_of(workspace.run, row["number"], text), config.max_bytes)
         write_table(pa.Table.from_pylist(rows, LISTED), cached)
-    write_table(pq.read_table(cached, use_threads=False), place.table("index", number), write_statistics=["sha256"])
+    write_table(pq.read_table(cached, use_threads=False), workspace.table("index", number), write_statistics=["sha256"])
     return len(rows)
 
 
 @lru_cache(maxsize=8)
 def source_of(run: str, number: int, config: str) -> Source:
-    """The source of a place in ``config.source``, opened once a process and run."""
+    """A source by its index in ``config.source``, opened once a process and run."""
     parsed = IngestConfig.model_validate_json(config)
     return open_source(parsed.source[number], parsed)
 
@@ -81,7 +82,7 @@ def _rows(config: IngestConfig) -> Iterator[dict[str, Any]]:
                 "source": entry.source,
                 "size": entry.size,
                 "mark": entry.mark,
-                "place": entry.place,
+                "place": entry.note,
                 "sha256": entry.sha256,
                 "reason": reason,
                 "detail": detail,

@@ -14,22 +14,22 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from blades_dist.config import SPLITS, IngestConfig
-from blades_dist.data.pipeline.place import Place, digest
-from blades_dist.data.pipeline.resolving import dropped
+from blades_dist.data.pipeline.near_duplicates import dropped
+from blades_dist.data.pipeline.workspace import Workspace, digest
 from blades_dist.data.records import Shard
-from blades_dist.data.shards import file_sha256, pack, shard_name
+from blades_dist.data.shards import file_sha256, shard_name, write_shard
 from blades_dist.files import write_atomically, write_through
 from blades_dist.tasks import ORDINAL_TAGS
 
 Edges = Mapping[str, tuple[float, float]]
 
 
-def count_values(number: int, place: Place) -> dict[str, list[tuple[float, int]]]:
+def count_values(number: int, workspace: Workspace) -> dict[str, list[tuple[float, int]]]:
     """Ordinal values of the training rows of one plan, with how often each occurs."""
-    first = sum(_outcome_counts(place)[:number])
+    first = sum(_outcome_counts(workspace)[:number])
     names = [f"exif_{tag}" for tag in ORDINAL_TAGS]
-    table = pq.read_table(place.table("outcomes", number), columns=["split", "rows", *names], use_threads=False)
-    kept = ~np.isin(first + np.arange(len(table)), dropped(place))
+    table = pq.read_table(workspace.table("outcomes", number), columns=["split", "rows", *names], use_threads=False)
+    kept = ~np.isin(first + np.arange(len(table)), dropped(workspace))
     kept &= (table["rows"].to_numpy() > 0) & pc.equal(table["split"], SPLITS[0]).to_numpy(zero_copy_only=False)
     table = table.filter(pa.array(kept))
     found: dict[str, list[tuple[float, int]]] = {}
@@ -50,16 +50,16 @@ def merge_counts(parts: Sequence[Mapping[str, Sequence[tuple[float, int]]]]) -> 
     return merged
 
 
-def cut(place: Place, mebibytes: int) -> list[dict[str, Any]]:
+def plan_shards(workspace: Workspace, mebibytes: int) -> list[dict[str, Any]]:
     """Bounds of the shards: split, number within it, first and last position of their photos.
 
     A shard ends with the photo that brings its images to ``mebibytes``; what a task held or a worker did has no part
     in it.
     """
     columns = ["split", "rows", "bytes"]
-    table = ds.dataset(place.folder("outcomes"), format="parquet").to_table(columns=columns)
+    table = ds.dataset(workspace.folder("outcomes"), format="parquet").to_table(columns=columns)
     used = table["rows"].to_numpy() > 0
-    used[dropped(place)] = False
+    used[dropped(workspace)] = False
     splits = table["split"].combine_chunks().dictionary_encode()
     names, codes = splits.dictionary.to_pylist(), splits.indices.to_numpy(zero_copy_only=False)
     shards: list[dict[str, Any]] = []
@@ -70,48 +70,50 @@ def cut(place: Place, mebibytes: int) -> list[dict[str, Any]]:
         while start < len(positions):
             target = (size[start - 1] if start else 0) + mebibytes * 2**20
             end = min(int(np.searchsorted(size, target)) + 1, len(positions))
-            bounds = {"first": int(positions[start]), "last": int(positions[end - 1])}
-            shards.append({"split": split, "number": number, **bounds})
+            first, last = int(positions[start]), int(positions[end - 1])
+            shards.append({"split": split, "number": number, "first": first, "last": last})
             start, number = end, number + 1
     return shards
 
 
-def pack_shard(unit: dict[str, Any], place: Place, config: IngestConfig, edges: Edges) -> dict[str, Any]:
+def build_shard(bounds: dict[str, Any], workspace: Workspace, config: IngestConfig, edges: Edges) -> dict[str, Any]:
     """Writes one shard into ``config.output`` and returns its entry of the manifest; nothing is written that is there.
 
     A shard's name ends with the first digits of its hash, so it never takes the place of another set's.
     """
-    chosen = _members(unit, place)
-    record = place.cached(
-        "packed", digest(unit["split"], unit["number"], chosen, edges, config.rows_per_group), ".json"
+    chosen = _members(bounds, workspace)
+    record = workspace.cached(
+        "packed", digest(bounds["split"], bounds["number"], chosen, edges, config.rows_per_group), ".json"
     )
     shard = _recorded(record, config.output)
     if shard is None:
-        built = place.cached("shards", record.stem)
-        parts = [(place.cached("parts", part), photos) for part, photos in _by_part(chosen)]
+        built = workspace.cached("shards", record.stem)
+        parts = [(workspace.cached("parts", part), photos) for part, photos in _by_part(chosen)]
         groups: list[int] = []
-        write_through(built, lambda file: groups.extend(pack(parts, file, unit["split"], edges, config.rows_per_group)))
+        write_through(
+            built, lambda file: groups.extend(write_shard(parts, file, bounds["split"], edges, config.rows_per_group))
+        )
         sha256 = file_sha256(built)
-        name = shard_name(unit["split"], unit["number"], sha256)
-        shard = Shard(name=name, split=unit["split"], rows=sum(groups), row_groups=groups, sha256=sha256)
+        name = shard_name(bounds["split"], bounds["number"], sha256)
+        shard = Shard(name=name, split=bounds["split"], rows=sum(groups), row_groups=groups, sha256=sha256)
         built.replace(config.output / name)
         write_atomically(record, shard.model_dump_json())
     return shard.model_dump()
 
 
-def _members(unit: dict[str, Any], place: Place) -> list[tuple[str, str]]:
+def _members(bounds: dict[str, Any], workspace: Workspace) -> list[tuple[str, str]]:
     """(part, photo) of a shard, in order."""
     found: list[tuple[str, str]] = []
-    gone, first = dropped(place), 0
-    for number, count in enumerate(_outcome_counts(place)):
-        if first <= unit["last"] and unit["first"] < first + count:
+    gone, first = dropped(workspace), 0
+    for number, count in enumerate(_outcome_counts(workspace)):
+        if first <= bounds["last"] and bounds["first"] < first + count:
             columns = ["split", "rows", "part", "sha256"]
-            table = pq.read_table(place.table("outcomes", number), columns=columns, use_threads=False)
-            start = max(0, unit["first"] - first)
-            table = table.slice(start, min(count, unit["last"] + 1 - first) - start)
+            table = pq.read_table(workspace.table("outcomes", number), columns=columns, use_threads=False)
+            start = max(0, bounds["first"] - first)
+            table = table.slice(start, min(count, bounds["last"] + 1 - first) - start)
             positions = first + start + np.arange(len(table))
             kept = ~np.isin(positions, gone) & (table["rows"].to_numpy() > 0)
-            kept &= pc.equal(table["split"], unit["split"]).to_numpy(zero_copy_only=False)
+            kept &= pc.equal(table["split"], bounds["split"]).to_numpy(zero_copy_only=False)
             table = table.filter(pa.array(kept))
             found += zip(table["part"].to_pylist(), table["sha256"].to_pylist(), strict=True)
         first += count
@@ -132,5 +134,5 @@ def _recorded(record: Path, output: Path) -> Shard | None:
         return None
 
 
-def _outcome_counts(place: Place) -> list[int]:
-    return [int(pq.read_metadata(file).num_rows) for file in sorted(place.folder("outcomes").glob("*.parquet"))]
+def _outcome_counts(workspace: Workspace) -> list[int]:
+    return [int(pq.read_metadata(file).num_rows) for file in sorted(workspace.folder("outcomes").glob("*.parquet"))]

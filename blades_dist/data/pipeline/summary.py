@@ -1,7 +1,6 @@
-"""The manifest of a finished ingest, once its counts add up, and what is said of it."""
+"""The manifest of a finished ingest, once its counts add up, and what a person is told of it."""
 
 from blades_dist.config import SPLITS, IngestConfig
-from blades_dist.data.progress import say
 from blades_dist.data.records import Manifest, Shard
 from blades_dist.tasks import ORDINAL_TAGS, TAGS, vocabulary
 
@@ -17,7 +16,7 @@ def manifest_of(
     edges: dict[str, tuple[float, float]],
     shards: list[Shard],
 ) -> Manifest:
-    """The manifest of a set of ``entries`` listed items; ``counts`` are those of ``closing.close``.
+    """The manifest of a set of ``entries`` listed items; ``counts`` are those of ``quarantine.write_quarantine``.
 
     Raises:
         IngestError: the counts do not add up.
@@ -47,15 +46,16 @@ def manifest_of(
     )
 
 
-def summarise(config: IngestConfig, manifest: Manifest) -> None:
-    """Says in a few lines what was seen and written."""
+def summary(config: IngestConfig, manifest: Manifest) -> list[str]:
+    """What was seen and written, in a few lines."""
 
     def listed(counts: dict[str, int]) -> str:
         return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
 
-    say(f"{manifest.files_seen} files, {manifest.faces_seen} faces seen")
-    say(f"rows: {listed(manifest.rows)}")
-    say(f"quarantine: {listed(manifest.quarantine)}")
-    if not manifest.shards:
-        say("no face could be used; the quarantine says why")
-    say(f"written to {config.output}")
+    return [
+        f"{manifest.files_seen} files, {manifest.faces_seen} faces seen",
+        f"rows: {listed(manifest.rows)}",
+        f"quarantine: {listed(manifest.quarantine)}",
+        *([] if manifest.shards else ["no face could be used; the quarantine says why"]),
+        f"written to {config.output}",
+    ]

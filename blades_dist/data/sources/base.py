@@ -19,7 +19,7 @@ class Entry:
     """One item of a collection, as listed: what is needed to read it again, nothing of its content.
 
     ``path`` names it, once in its collection, in printable text; ``mark`` changes whenever its content or metadata may
-    have (modification times, say). ``place`` is the source's own note of where it lies and what was said of it (JSON).
+    have (modification times, say). ``note`` is the source's own, of where it lies and what was said of it (JSON).
     ``problem`` is (reason, detail) when it is not worth reading. ``sha256`` where the source knows it already.
     """
 
@@ -27,13 +27,13 @@ class Entry:
     source: str
     size: int
     mark: str
-    place: str = ""
+    note: str = ""
     sha256: str = ""
     problem: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
-class Given:
+class Annotations:
     """What a source says of an item besides its bytes; what it does not say is read from the bytes.
 
     ``faces`` in pixels of the upright photo or, with ``frame``, of a picture of that (width, height) to which the photo
@@ -69,14 +69,14 @@ class Source(ABC):
             Rejected: it cannot be used, with a reason of ``records.REASONS``.
         """
 
-    def given(self, entry: Entry, data: bytes) -> Given:
+    def annotations(self, entry: Entry, data: bytes) -> Annotations:
         """What is said of it besides its bytes.
 
         Raises:
             OSError: a file beside it cannot be read.
             Rejected: ``bad_sidecar``, with what is wrong and where.
         """
-        return Given()
+        return Annotations()
 
     def rows(self, entry: Entry) -> pa.Table | None:
         """Rows that are ready (``records.shard_schema``), from a source whose photos were ingested before."""

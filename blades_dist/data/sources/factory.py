@@ -36,15 +36,6 @@ def open_source(uri: str, config: IngestConfig) -> Source:
     return FolderSource(uri)
 
 
-def open_sources(config: IngestConfig) -> list[Source]:
-    """A source for every item of ``config.source``, in its order.
-
-    Raises:
-        SourceError: as ``open_source``.
-    """
-    return [open_source(uri, config) for uri in config.source]
-
-
 def settled(config: IngestConfig) -> IngestConfig:
     """The configuration for workers: paths absolute, and the format found out once instead of in every task.
 

@@ -1,7 +1,7 @@
 """The EXIF labels that BLADES' authors released for FDF: levels and classes instead of values. No Ray here.
 
 ``{id: {"path": ".../128/0.png", "EXIF_ordinal": {"ISO": level, ...}, "EXIF_categorical": {"Make": {"cls_label": n},
-...}}}``. Class numbers count through the vocabularies of ``tasks.TASKS``, which follow the released code.
+...}}}``. Class numbers count through the classes of ``tags.EXIF_TAGS``, which follow the released code.
 """
 
 import json
@@ -12,23 +12,11 @@ from blades_dist.data.sources.base import SourceError
 from blades_dist.data.sources.disk_map import DiskMap
 from blades_dist.data.sources.json_items import json_items
 from blades_dist.data.sources.storage import open_beside, printable
-from blades_dist.tasks import LEVELS, vocabulary
+from blades_dist.tags import EXIF_TAGS, LEVELS
+from blades_dist.tasks import vocabulary
 
-_ORDINAL = {
-    "ISO": "iso",
-    "Aperture": "aperture",
-    "Exposure Time": "exposure_time",
-    "Focal Length": "focal_length",
-}
-_CATEGORICAL = {
-    "Make": "make",
-    "Metering Mode": "metering_mode",
-    "Exposure Mode": "exposure_mode",
-    "White Balance Mode": "white_balance",
-    "White Balance": "white_balance",
-    "Exposure Program": "exposure_program",
-    "Flash": "flash",
-}
+_ORDINAL = {name: tag.name for tag in EXIF_TAGS if tag.kind == "ordinal" for name in tag.released_as}
+_CATEGORICAL = {name: tag.name for tag in EXIF_TAGS if tag.kind == "categorical" for name in tag.released_as}
 
 
 class FdfLabels:
@@ -61,7 +49,7 @@ class FdfLabels:
             raise SourceError(f"labels: {uri} has levels {lowest} to {highest}; this system ranks {len(LEVELS)}")
 
     def of(self, stem: str) -> dict[str, Any]:
-        """``levels`` and ``exif`` for ``notes.given_of``; empty for an image that the file does not name.
+        """``levels`` and ``exif`` for ``notes.annotations_of``; empty for an image that the file does not name.
 
         Raises:
             ValueError: the image's item is malformed.

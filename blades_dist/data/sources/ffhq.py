@@ -37,7 +37,7 @@ _VARIANTS = (
 
 
 class FfhqSource(IndexedSource):
-    """Images of the first variant that is there, one face each; ``Given.frame`` scales coordinates to the file."""
+    """Images of the first variant that is there, one face each; ``Annotations.frame`` scales points to the file."""
 
     def __init__(self, uri: str, metadata: str | None = None) -> None:
         super().__init__(uri, metadata or _find_metadata(uri))

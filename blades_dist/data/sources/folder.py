@@ -9,7 +9,7 @@ from blades_dist.data import heif
 from blades_dist.data.decode import Rejected
 from blades_dist.data.faces import SIDECAR_SUFFIX, parse_sidecar
 from blades_dist.data.metadata import MAX_JSON_BYTES, exif_of_json
-from blades_dist.data.sources.base import Entry, Given, Source, SourceError
+from blades_dist.data.sources.base import Annotations, Entry, Source, SourceError
 from blades_dist.data.sources.storage import Storage, Stored, joined, open_storage
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
@@ -22,7 +22,7 @@ class FolderSource(Source):
     """Every image file below a path or URI; its source is the first folder on its path, or the root's own name.
 
     Beside ``photo.jpg`` are read ``photo.faces.json`` (faces) and the first of ``photo.jpg.json`` and ``photo.json``
-    (metadata, see ``blades_dist.data.metadata``). ``place`` names those that were there when the folder was listed.
+    (metadata, see ``blades_dist.data.metadata``). ``note`` names those that were there when the folder was listed.
     """
 
     def __init__(self, uri: str) -> None:
@@ -41,11 +41,11 @@ class FolderSource(Source):
     def data(self, entry: Entry) -> bytes:
         return self.storage.read(entry.path)
 
-    def given(self, entry: Entry, data: bytes) -> Given:
-        beside = json.loads(entry.place) if entry.place else {}
+    def annotations(self, entry: Entry, data: bytes) -> Annotations:
+        beside = json.loads(entry.note) if entry.note else {}
         folder = entry.path.rpartition("/")[0]
         texts = {kind: read_bounded(self.storage, joined(folder, name)) for kind, name in beside.items()}
-        return Given(
+        return Annotations(
             faces=parse_sidecar(texts["faces"]) if "faces" in texts else None,
             exif=exif_of_json(texts["exif"]) if "exif" in texts else None,
         )
@@ -60,15 +60,15 @@ def image_files(folder: Path) -> list[Path]:
     return [folder / entry.path for entry in FolderSource(str(folder)).entries()]
 
 
-def given_beside(file: Path) -> Given | None:
+def annotations_beside(file: Path) -> Annotations | None:
     """What lies beside one image file, as ``FolderSource`` reads it; None where its folder does not list it.
 
     Raises:
-        OSError, Rejected: as ``Source.given``.
+        OSError, Rejected: as ``Source.annotations``.
     """
     source = FolderSource(str(file.parent))
     entry = next((entry for entry in source.entries() if entry.path == file.name), None)
-    return None if entry is None else source.given(entry, b"")
+    return None if entry is None else source.annotations(entry, b"")
 
 
 def unsupported(path: str) -> tuple[str, str] | None:
@@ -111,6 +111,6 @@ def _entry(storage: Storage, item: Stored, root: str) -> Entry:
             detail = f"{basename(other.path)} beside it: {other.problem}"
             return Entry(item.path, source, item.size, item.mark, problem=("unreadable", detail))
     mark = " ".join([item.mark, *(f"{kind} {other.mark} {other.size}" for kind, other in beside.items())])
-    place = json.dumps({kind: basename(other.path) for kind, other in beside.items()}) if beside else ""
+    note = json.dumps({kind: basename(other.path) for kind, other in beside.items()}) if beside else ""
     problem = unsupported(item.path) if item.size else None  # "empty" says more of a file without bytes
-    return Entry(item.path, source, item.size, mark, place, problem=problem)
+    return Entry(item.path, source, item.size, mark, note, problem=problem)

@@ -8,11 +8,11 @@ from contextlib import closing
 from posixpath import basename, splitext
 from typing import Any
 
-from blades_dist.data.sources.base import Entry, Given, Source, SourceError
+from blades_dist.data.sources.base import Annotations, Entry, Source, SourceError
 from blades_dist.data.sources.disk_map import DiskMap
 from blades_dist.data.sources.folder import LISTED_SUFFIXES, unsupported
 from blades_dist.data.sources.json_items import json_items
-from blades_dist.data.sources.notes import given_of, text_of
+from blades_dist.data.sources.notes import annotations_of, text_of
 from blades_dist.data.sources.storage import below, open_beside, open_storage, printable
 
 
@@ -47,7 +47,7 @@ class IndexedSource(Source):
 
     @abstractmethod
     def note_of(self, key: str, item: Any) -> dict[str, Any]:
-        """What an item says, for ``notes.given_of``.
+        """What an item says, for ``notes.annotations_of``.
 
         Raises:
             ValueError: the item is malformed, with what is wrong.
@@ -81,8 +81,8 @@ class IndexedSource(Source):
     def data(self, entry: Entry) -> bytes:
         return self.storage.read(entry.path)
 
-    def given(self, entry: Entry, data: bytes) -> Given:
-        return given_of(json.loads(entry.place)) if entry.place else Given()
+    def annotations(self, entry: Entry, data: bytes) -> Annotations:
+        return annotations_of(json.loads(entry.note)) if entry.note else Annotations()
 
     def _entry(self, images: DiskMap, folder: str, count: int, key: str, value: Any) -> Entry:
         name = f"{self.metadata_name}#{key}"
@@ -111,12 +111,12 @@ class IndexedSource(Source):
 
     def _image(self, record: str, note: dict[str, Any], problem: tuple[str, str] | None = None) -> Entry:
         path, size, mark, wrong = json.loads(record)
-        place = text_of(note)
-        mark = f"{mark} {hashlib.sha256(place.encode()).hexdigest()[:16]}"
+        text = text_of(note)
+        mark = f"{mark} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
         if wrong is not None:
             problem = "unreadable", wrong
         problem = problem or (unsupported(path) if size else None)
-        return Entry(path, self.storage.name, size, mark, place, problem=problem)
+        return Entry(path, self.storage.name, size, mark, text, problem=problem)
 
     def _problem(self, path: str, reason: str, detail: str) -> Entry:
         return Entry(path, self.storage.name, 0, "", problem=(reason, detail[:300]))

@@ -13,10 +13,10 @@ from posixpath import split as parts
 from typing import Any
 
 from blades_dist.data.faces import MAX_FACES, frontal
-from blades_dist.data.sources.base import Entry, Given, Source, SourceError
+from blades_dist.data.sources.base import Annotations, Entry, Source, SourceError
 from blades_dist.data.sources.disk_map import DiskMap
 from blades_dist.data.sources.folder import unsupported
-from blades_dist.data.sources.notes import face_note, given_of, text_of
+from blades_dist.data.sources.notes import annotations_of, face_note, text_of
 from blades_dist.data.sources.storage import Listing, below, open_beside, printable, reason
 
 REAL, FAKE = "real", "fake"
@@ -63,8 +63,8 @@ class ListSource(Source):
     def data(self, entry: Entry) -> bytes:
         return self.storage.read(entry.path)
 
-    def given(self, entry: Entry, data: bytes) -> Given:
-        return given_of(json.loads(entry.place)) if entry.place else Given()
+    def annotations(self, entry: Entry, data: bytes) -> Annotations:
+        return annotations_of(json.loads(entry.note)) if entry.note else Annotations()
 
     def _rows(self) -> Iterator[tuple[int, dict[str, str]]]:
         """Line and checked values of every row."""
@@ -132,9 +132,9 @@ class ListSource(Source):
         file = self.storage.describe(listing, name)
         if file.problem is not None:
             return Entry(file.path, source, file.size, file.mark, problem=("unreadable", file.problem))
-        place = text_of(note)
-        mark = f"{file.mark} {hashlib.sha256(place.encode()).hexdigest()[:16]}" if place else file.mark
-        return Entry(file.path, source, file.size, mark, place, problem=unsupported(path) if file.size else None)
+        text = text_of(note)
+        mark = f"{file.mark} {hashlib.sha256(text.encode()).hexdigest()[:16]}" if text else file.mark
+        return Entry(file.path, source, file.size, mark, text, problem=unsupported(path) if file.size else None)
 
     def _wrong(self, line: int, what: str) -> SourceError:
         return SourceError(f"source: {self._where}, line {line}: {what}")

@@ -1,4 +1,4 @@
-"""What a source says of an item, as the JSON text of ``Entry.place``. No Ray here."""
+"""What a source says of an item, as the JSON text of ``Entry.note``. No Ray here."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import numpy as np
 
 from blades_dist.data.exif import Raw
 from blades_dist.data.faces import Face
-from blades_dist.data.sources.base import Given
+from blades_dist.data.sources.base import Annotations
 from blades_dist.tasks import TAGS
 
 
@@ -17,12 +17,12 @@ def face_note(box: tuple[float, float, float, float], landmarks: np.ndarray) -> 
     return {"box": [round(v, 6) for v in box], "landmarks": np.round(landmarks, 6).tolist()}
 
 
-def given_of(note: Mapping[str, Any]) -> Given:
-    """``Given`` of a note with any of: ``faces`` (of ``face_note``), ``frame`` (width, height), ``exif`` (tag to value;
-    other tags are absent) and ``levels`` (tag to level)."""
+def annotations_of(note: Mapping[str, Any]) -> Annotations:
+    """What a note says that has any of: ``faces`` (of ``face_note``), ``frame`` (width, height), ``exif`` (tag to
+    value; other tags are absent) and ``levels`` (tag to level)."""
     faces = note.get("faces")
     exif: Raw | None = {tag: note["exif"].get(tag) for tag in TAGS} if "exif" in note else None
-    return Given(
+    return Annotations(
         faces=None if faces is None else [Face(tuple(f["box"]), np.array(f["landmarks"], np.float32)) for f in faces],
         frame=tuple(note["frame"]) if note.get("frame") else None,
         exif=exif,

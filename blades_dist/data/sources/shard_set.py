@@ -20,7 +20,7 @@ _COLUMNS = ("photo", "source", "path")
 class ShardSource(Source):
     """Photos of a finished set, in the order of its shards; all rows of a photo are one entry.
 
-    ``place`` says where the rows lie. ``size`` is the photo's share of its row groups' image bytes, which costs nothing
+    ``note`` says where the rows lie. ``size`` is the photo's share of its row groups' image bytes, which costs nothing
     to know. ``mark`` is the shard's sha-256. The photos themselves are not in a set, so there is no ``data``.
     """
 
@@ -65,10 +65,9 @@ class ShardSource(Source):
 
     def rows(self, entry: Entry) -> pa.Table:
         """Rows of one photo with the columns of ``records.shard_schema``; null where the set's version has none."""
-        place = json.loads(entry.place)
+        note = json.loads(entry.note)
         parts = [
-            self._group(place["split"], place["shard"], group).slice(first, count)
-            for group, first, count in place["rows"]
+            self._group(note["split"], note["shard"], group).slice(first, count) for group, first, count in note["rows"]
         ]
         return pa.concat_tables(parts)
 
@@ -89,8 +88,8 @@ class ShardSource(Source):
                         spans[-1][2] += 1
                     else:
                         spans.append([number, row, 1])
-                place = json.dumps({"shard": name, "split": split, "rows": spans})
-                yield Entry(path, source, max(1, round(size)), sha256, place, photo)
+                note = json.dumps({"shard": name, "split": split, "rows": spans})
+                yield Entry(path, source, max(1, round(size)), sha256, note, photo)
 
     def _group(self, split: str, name: str, number: int) -> pa.Table:
         cached = self._groups.get(split)

@@ -10,7 +10,7 @@ from posixpath import splitext
 from blades_dist.data.decode import Rejected
 from blades_dist.data.faces import SIDECAR_SUFFIX, parse_sidecar
 from blades_dist.data.metadata import exif_of_json
-from blades_dist.data.sources.base import Entry, Given, Source, SourceError
+from blades_dist.data.sources.base import Annotations, Entry, Source, SourceError
 from blades_dist.data.sources.disk_map import DiskMap
 from blades_dist.data.sources.folder import LISTED_SUFFIXES, read_bounded, unsupported
 from blades_dist.data.sources.storage import Listing, Stored, joined, open_storage, reason
@@ -28,7 +28,7 @@ class WebDatasetSource(Source):
 
     Members that follow each other and share a key (the path up to the first dot of its last part) belong together.
     Of an image's group are read ``<stem>.faces.json``, and ``<name>.json``, ``<stem>.json`` or ``<key>.json``, which
-    may hold metadata, faces (``{"faces": [...]}``), or both. ``place`` holds the tar and the members' offsets.
+    may hold metadata, faces (``{"faces": [...]}``), or both. ``note`` holds the tar and the members' offsets.
     """
 
     def __init__(self, uri: str) -> None:
@@ -51,21 +51,21 @@ class WebDatasetSource(Source):
             raise SourceError(f"source: no tar file for {self.uri}; name a folder of .tar files, one, or a pattern")
 
     def data(self, entry: Entry) -> bytes:
-        place = json.loads(entry.place)
-        data = self.storage.read(place["tar"], *place["image"])
-        if len(data) < place["image"][1]:
-            raise OSError(f"{place['tar']} ends within this member; it changed while it was being ingested")
+        note = json.loads(entry.note)
+        data = self.storage.read(note["tar"], *note["image"])
+        if len(data) < note["image"][1]:
+            raise OSError(f"{note['tar']} ends within this member; it changed while it was being ingested")
         return data
 
-    def given(self, entry: Entry, data: bytes) -> Given:
-        place = json.loads(entry.place)
+    def annotations(self, entry: Entry, data: bytes) -> Annotations:
+        note = json.loads(entry.note)
         faces = exif = None
-        for at in place["json"]:
-            text = read_bounded(self.storage, place["tar"], *at)
+        for at in note["json"]:
+            text = read_bounded(self.storage, note["tar"], *at)
             if _holds_faces(text):
                 faces = parse_sidecar(text) if faces is None else faces
             exif = exif or exif_of_json(text)
-        return Given(faces=faces, exif=exif)
+        return Annotations(faces=faces, exif=exif)
 
     def _tars(self) -> Iterator[Stored]:
         if not self._pattern:
@@ -149,9 +149,9 @@ def _of_group(group: list[Member], tar: Stored, source: str, names: DiskMap) -> 
             continue
         beside = [stem + SIDECAR_SUFFIX, member.name + ".json", stem + ".json", _key(member.name) + ".json"]
         spans = [[texts[name].offset, texts[name].size] for name in dict.fromkeys(beside) if name in texts]
-        place = json.dumps({"tar": tar.path, "image": [member.offset, member.size], "json": spans})
+        note = json.dumps({"tar": tar.path, "image": [member.offset, member.size], "json": spans})
         problem = unsupported(member.name) if member.size else None
-        yield Entry(path, source, member.size, tar.mark, place, problem=problem)
+        yield Entry(path, source, member.size, tar.mark, note, problem=problem)
 
 
 def _key(name: str) -> str:

@@ -1,22 +1,11 @@
 // What the numbers say, in plain words. Pure functions: no document, no network.
 
+import { TAG_WORDS } from "./tags.js"; // written by the service, from its table of tags
+
 export const VERDICTS = {
   photographic: "Looks photographic",
   ai_generated: "Looks AI-generated",
   unsure: "Unsure",
-};
-
-const TASKS = {
-  iso: "ISO speed",
-  aperture: "Aperture",
-  exposure_time: "Exposure time",
-  focal_length: "Focal length",
-  make: "Camera brand",
-  metering_mode: "Metering",
-  exposure_mode: "Exposure mode",
-  white_balance: "White balance",
-  exposure_program: "Exposure program",
-  flash: "Flash",
 };
 
 const STEPS = [
@@ -44,7 +33,7 @@ export function share(rate, digits = 1) {
   return `${number(rate * whole, digits)} of ${number(whole)}`;
 }
 
-export const taskName = (task) => TASKS[task] ?? capital(task.replaceAll("_", " "));
+export const taskName = (task) => capital(TAG_WORDS[task] ?? task.replaceAll("_", " "));
 
 export const capital = (words) => words.charAt(0).toUpperCase() + words.slice(1);
 

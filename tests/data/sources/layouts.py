@@ -26,7 +26,7 @@ uri, config, entry = json.loads(sys.stdin.read())
 source = open_source(uri, IngestConfig.model_validate(config))
 entry = Entry(**entry)
 data = source.data(entry)
-print(json.dumps([hashlib.sha256(data).hexdigest(), repr(source.given(entry, data))]))
+print(json.dumps([hashlib.sha256(data).hexdigest(), repr(source.annotations(entry, data))]))
 """
 
 

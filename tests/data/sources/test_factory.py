@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from blades_dist.data.sources.base import Source, SourceError
-from blades_dist.data.sources.factory import detect, open_source, open_sources, settled
+from blades_dist.data.sources.factory import detect, open_source, settled
 from blades_dist.data.sources.fdf import FdfSource
 from blades_dist.data.sources.ffhq import FfhqSource
 from blades_dist.data.sources.folder import FolderSource
@@ -52,7 +52,11 @@ def test_workers_get_a_settled_configuration(fdf: Path, monkeypatch: pytest.Monk
     assert (options.metadata, options.labels) == (None, str(fdf.parent / "l.json"))
     write_tree(fdf.parent, {"photos/a.jpg": b"x"})
     both = config("x").model_copy(update={"source": ("fdf", "photos")})
-    assert settled(both).format == "auto" and len(open_sources(settled(both))) == 2
+    found = settled(both)
+    assert found.format == "auto" and [type(open_source(uri, found)) for uri in found.source] == [
+        FdfSource,
+        FolderSource,
+    ]
 
 
 def test_doubt_is_told(tmp_path: Path) -> None:
@@ -61,7 +65,7 @@ def test_doubt_is_told(tmp_path: Path) -> None:
         open_source(str(tmp_path), config(tmp_path))
     assert type(open_source(str(tmp_path), config(tmp_path, format="folder"))) is FolderSource
     with pytest.raises(SourceError, match="is not a folder"):
-        open_sources(config(tmp_path / "none"))
+        open_source(str(tmp_path / "none"), config(tmp_path))
     with pytest.raises(SourceError, match="metadata: format folder has no such file"):
         open_source(str(tmp_path), config(tmp_path, format="folder", metadata="x.json"))
     with pytest.raises(SourceError, match="labels: format ffhq has no such file"):
@@ -84,5 +88,5 @@ def test_the_example_of_the_documentation_works(tmp_path: Path) -> None:
     entries = {entry.path: entry for entry in source.entries()}
     assert [entry.problem is None for entry in entries.values()] == [True, True, False]
     assert source.data(entries["b.jpg"]) == b"22"
-    given = source.given(entries["a.jpg"], b"1")
+    given = source.annotations(entries["a.jpg"], b"1")
     assert given.exif is not None and given.exif["iso"] == 400.0

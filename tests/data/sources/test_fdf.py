@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blades_dist.data.sources.base import Given, SourceError
+from blades_dist.data.sources.base import Annotations, SourceError
 from blades_dist.data.sources.factory import open_source
 from blades_dist.data.sources.fdf import FdfSource
 from blades_dist.tasks import TAGS, vocabulary
@@ -40,13 +40,13 @@ def test_faces_and_missing_images(fdf: Path) -> None:
     assert {entry.source for entry in entries.values()} == {"fdf"} and not any(e.problem for e in entries.values())
     data = source.data(entries["images/32/0.png"])
     assert data == picture(0, 32)
-    given = source.given(entries["images/32/0.png"], data)
+    given = source.annotations(entries["images/32/0.png"], data)
     assert given.frame == (1, 1) and given.exif is None and given.levels == {}
     assert given.faces is not None and np.allclose(given.faces[0].box, (0.2, 0.1, 0.6, 0.6))
     # Eyes at image left and right, nose, and a mouth by the proportions of a frontal face.
     shares = np.array([(0.31, 0.38), (0.69, 0.38), (0.5, 0.58), (0.34, 0.77), (0.66, 0.77)])
     assert np.allclose(given.faces[0].landmarks, np.array([0.2, 0.1]) + 0.6 * shares, atol=1e-5)
-    assert source.given(entries["images/32/1.png"], data) == Given()
+    assert source.annotations(entries["images/32/1.png"], data) == Annotations()
 
 
 def test_a_turned_face_keeps_its_mouth_below_the_nose(fdf: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_turned_face_keeps_its_mouth_below_the_nose(fdf: Path) -> None:
     points = (np.array(item["landmark"]) - 0.5) @ turn + 0.5
     (fdf / "fdf_metainfo.json").write_text(json.dumps({"0": item | {"landmark": points.ravel().tolist()}}))
     source = FdfSource(str(fdf))
-    faces = source.given(by_path(source)["images/32/0.png"], b"").faces
+    faces = source.annotations(by_path(source)["images/32/0.png"], b"").faces
     upright = np.array([(0.31, 0.38), (0.69, 0.38), (0.5, 0.58), (0.34, 0.77), (0.66, 0.77)]) * 0.6 + [0.2, 0.1]
     assert faces is not None and np.allclose(faces[0].landmarks, (upright - 0.5) @ turn + 0.5, atol=1e-5)
 
@@ -66,7 +66,7 @@ def test_pixel_coordinates_have_no_frame(fdf: Path) -> None:
     pixels = {name: (np.array(item[name]) * 32).tolist() for name in ("bounding_box", "landmark")}
     (fdf / "fdf_metainfo.json").write_text(json.dumps({"0": item | pixels}))
     source = FdfSource(str(fdf))
-    given = source.given(by_path(source)["images/32/0.png"], b"")
+    given = source.annotations(by_path(source)["images/32/0.png"], b"")
     assert given.frame is None and given.faces is not None and np.allclose(given.faces[0].box, (6.4, 3.2, 19.2, 19.2))
 
 
@@ -112,16 +112,16 @@ def test_labels_become_levels_and_words(fdf: Path, tmp_path: Path, first: int) -
     options = config(fdf, labels=str(labels))
     source = open_source(str(fdf), options)
     entries = by_path(source)
-    given = source.given(entries["images/32/0.png"], b"")
+    given = source.annotations(entries["images/32/0.png"], b"")
     assert given.levels == {"iso": 0, "aperture": 2 - first, "exposure_time": 1 - first} and given.faces is not None
     assert given.exif == {tag: None for tag in TAGS} | {
         "make": "Canon",
         "metering_mode": "evaluative",
         "exposure_program": "landscape mode",
     }
-    other = source.given(entries["images/32/10.png"], b"")
+    other = source.annotations(entries["images/32/10.png"], b"")
     assert other.levels["iso"] == 2
-    unnamed = source.given(entries["images/32/1.png"], b"")
+    unnamed = source.annotations(entries["images/32/1.png"], b"")
     assert unnamed.faces is None and unnamed.levels["iso"] == 1 and unnamed.exif is not None
     assert unnamed.exif["make"] == vocabulary("make")[9]
     assert read_elsewhere(str(fdf), options, entries["images/32/0.png"])[1] == repr(given)
@@ -161,7 +161,7 @@ def test_through_uris_and_elsewhere_the_same(fdf: Path, tmp_path: Path) -> None:
     assert list(by_path(source)) == list(entries)
     entry = by_path(source)["images/32/10.png"]
     digest, given = read_elsewhere(uri, config(uri), entry)
-    assert given == repr(source.given(entry, b"")) and len(digest) == 64
+    assert given == repr(source.annotations(entry, b"")) and len(digest) == 64
     moved = tmp_path / "metadata.json"
     (fdf / "fdf_metainfo.json").rename(moved)
     assert len(by_path(FdfSource(str(fdf), metadata=str(moved)))) == len(entries)

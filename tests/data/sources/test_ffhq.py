@@ -60,7 +60,7 @@ def test_each_variant_in_its_own_coordinates(ffhq: Path, member: str) -> None:
     first = f"{VARIANTS[member]}/00000/00000.png"
     assert next(iter(entries)) == first and list(entries)[-1] == "ffhq-dataset-v2.json#2 (item 2)"
     assert "00002" in str(entries["ffhq-dataset-v2.json#2 (item 2)"].problem)
-    given = source.given(entries[first], source.data(entries[first]))
+    given = source.annotations(entries[first], source.data(entries[first]))
     scale = 2 if member == "in_the_wild" else 1
     expected = np.array([(400, 450), (620, 450), (510, 560), (430, 640), (600, 640)]) * scale
     assert given.faces is not None and np.array_equal(given.faces[0].landmarks, expected)

@@ -9,7 +9,7 @@ import pytest
 
 from blades_dist.data import heif
 from blades_dist.data.decode import Rejected
-from blades_dist.data.sources.base import Given, SourceError
+from blades_dist.data.sources.base import Annotations, SourceError
 from blades_dist.data.sources.folder import FolderSource, image_files
 from tests.data.sources.layouts import by_path, config, picture, read_elsewhere, write_tree
 
@@ -74,13 +74,17 @@ def test_photos_come_with_what_lies_beside_them(photos: Path, scheme: str) -> No
     assert {entry.source for entry in entries.values()} == {"photos", "trip"}
     data = source.data(entries["trip/both.jpg"])
     assert data == (photos / "trip/both.jpg").read_bytes() and len(data) == entries["trip/both.jpg"].size
-    both = source.given(entries["trip/both.jpg"], data)
+    both = source.annotations(entries["trip/both.jpg"], data)
     assert both.faces is not None and both.faces[0].box == (1, 2, 20, 21) and both.frame is None
     assert np.array_equal(both.faces[0].landmarks, np.array(FACE["landmarks"]))
     assert both.exif is not None and (both.exif["iso"], both.exif["aperture"]) == (200.0, None)
-    stem = source.given(entries["trip/stem.jpg"], data)
+    stem = source.annotations(entries["trip/stem.jpg"], data)
     assert stem.exif is not None and (stem.exif["make"], stem.exif["exposure_time"]) == ("Canon", 1 / 60)
-    assert source.given(entries["trip/other.jpg"], data) == Given() == source.given(entries["plain.png"], data)
+    assert (
+        source.annotations(entries["trip/other.jpg"], data)
+        == Annotations()
+        == source.annotations(entries["plain.png"], data)
+    )
 
 
 def test_a_changed_sidecar_changes_the_mark(photos: Path) -> None:
@@ -98,14 +102,14 @@ def test_broken_sidecars_are_rejected(photos: Path) -> None:
     entries = by_path(source)
     for path in ("trip/stem.jpg", "trip/both.jpg"):
         with pytest.raises(Rejected) as told:
-            source.given(entries[path], b"")
+            source.annotations(entries[path], b"")
         assert told.value.reason == "bad_sidecar"
     (photos / "trip" / "stem.json").write_bytes(b" " * (2**22 + 1))
     with pytest.raises(Rejected, match="longer than"):
-        source.given(by_path(source)["trip/stem.jpg"], b"")
+        source.annotations(by_path(source)["trip/stem.jpg"], b"")
     (photos / "trip" / "stem.json").unlink()
     with pytest.raises(OSError):
-        source.given(entries["trip/stem.jpg"], b"")
+        source.annotations(entries["trip/stem.jpg"], b"")
 
 
 def test_no_images_and_no_folder_are_told(tmp_path: Path) -> None:
@@ -121,4 +125,4 @@ def test_another_process_reads_the_same(photos: Path) -> None:
     source = FolderSource(uri)
     entry = by_path(source)["trip/both.jpg"]
     data = source.data(entry)
-    assert read_elsewhere(uri, config(uri), entry)[1] == repr(source.given(entry, data))
+    assert read_elsewhere(uri, config(uri), entry)[1] == repr(source.annotations(entry, data))

@@ -55,10 +55,10 @@ def test_boxes_become_faces_with_proportional_landmarks(listed: Path) -> None:
     found = entries(listed, "generated")
     data = source.data(found["b/1.png"])
     assert data == (listed.parent / "b" / "1.png").read_bytes()
-    given = source.given(found["b/1.png"], data)
+    given = source.annotations(found["b/1.png"], data)
     assert given.faces is not None and [face.box for face in given.faces] == [(2, 3, 20, 24), (5, 6, 10, 10)]
     assert np.allclose(given.faces[0].landmarks, [2, 3] + PROPORTIONS * [20, 24], atol=1e-4)
-    assert source.given(found["a/2.png"], data).faces is None
+    assert source.annotations(found["a/2.png"], data).faces is None
 
 
 def test_it_is_found_by_its_name_and_read_elsewhere(listed: Path) -> None:

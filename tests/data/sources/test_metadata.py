@@ -1,6 +1,7 @@
 """EXIF from JSON as exiftool and Flickr write it."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from blades_dist.data.decode import Rejected
 from blades_dist.data.exif import Raw
 from blades_dist.data.metadata import MAX_JSON_BYTES, exif_of_json
-from blades_dist.data.metadata_words import WORDS
+from blades_dist.tags import EXIF_TAGS, Codes, ExifTag
 from blades_dist.tasks import TAGS, vocabulary
 
 EXPECTED: Raw = {
@@ -54,6 +55,35 @@ FLICKR_LABELS = {
     "FocalLength": "Focal Length",
     "MeteringMode": "Metering Mode",
 }
+
+
+# Words of exported JSON, in ``plain`` form, and the codes that they stand for.
+# fmt: off
+WRITTEN: dict[str, dict[str, int]] = {
+    "metering_mode": {
+        "unknown": 0, "average": 1, "centerweighted": 2, "centreweighted": 2, "centerweightedaverage": 2,
+        "centreweightedaverage": 2, "spot": 3, "multispot": 4, "multisegment": 5, "multizone": 5, "pattern":
+        5, "matrix": 5, "partial": 6, "other": 255,
+    },
+    "exposure_mode": {
+        "auto": 0, "autoexposure": 0, "manual": 1, "manualexposure": 1, "autobracket": 2, "autobracketing":
+        2,
+    },
+    "white_balance": {
+        "auto": 0, "autowhitebalance": 0, "manual": 1, "manualwhitebalance": 1,
+    },
+    "exposure_program": {
+        "notdefined": 0, "manual": 1, "manualcontrol": 1, "program": 2, "programae": 2, "normalprogram": 2,
+        "aperturepriority": 3, "aperturepriorityae": 3, "shutterpriority": 4, "shutterpriorityae": 4,
+        "shutterspeedpriority": 4, "shutterspeedpriorityae": 4, "creativeslowspeed": 5, "actionhighspeed":
+        6, "portrait": 7, "portraitmode": 7, "landscape": 8, "landscapemode": 8,
+    },
+    "flash": {
+        "offdidnotfire": 0, "offnoflash": 0, "ondidnotfire": 0, "noflashfunction": 0, "autofired": 1,
+        "fired": 1, "on": 1, "yes": 1, "true": 1, "off": 0,
+    },
+}
+# fmt: on
 
 
 def read(content: Any) -> Raw | None:
@@ -171,13 +201,16 @@ def test_oldest_flickr_form_names_fields_by_number() -> None:
     assert raw is not None and (raw["make"], raw["aperture"]) == ("Canon", 9.0)
 
 
-def test_words_mean_what_their_codes_do() -> None:
-    for tag, words in WORDS.items():
-        name = tag.replace("_", " ").title()
-        for word, code in words.items():
-            assert read({name: word, "Model": "X"}) == read({name: code, "Model": "X"})
-        for word in vocabulary(tag):
-            assert (read({name: word}) or {})[tag] == word
+@pytest.mark.parametrize("tag", [tag for tag in EXIF_TAGS if isinstance(tag.values, Codes)], ids=lambda tag: tag.name)
+def test_words_mean_what_their_codes_do(tag: ExifTag) -> None:
+    field, words = tag.fields[0].name, WRITTEN[tag.name]
+    for word, code in words.items():
+        assert read({field: word, "Model": "X"}) == read({field: code, "Model": "X"}), word
+    for name in vocabulary(tag.name):
+        assert (read({field: name}) or {})[tag.name] == name
+    assert isinstance(tag.values, Codes)
+    for pattern, code in tag.values.written_as.items():
+        assert any(re.fullmatch(pattern, word) and code == own for word, own in words.items()), pattern
 
 
 @pytest.mark.parametrize("content", [{}, [], 5, "text", None, {"title": "x", "people": [1]}, {"photo": {"exif": []}}])

@@ -12,7 +12,7 @@ import pytest
 from blades_dist.data.decode import Rejected
 from blades_dist.data.records import CONTAINER_COLUMNS, Manifest, Shard, shard_schema
 from blades_dist.data.sources.base import Entry, SourceError
-from blades_dist.data.sources.factory import open_source, open_sources
+from blades_dist.data.sources.factory import open_source
 from blades_dist.data.sources.shard_set import ShardSource
 from blades_dist.tasks import TAGS, vocabulary
 from tests.data.sources.layouts import by_path, config
@@ -126,7 +126,7 @@ def test_several_sets_are_several_sources(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_set(tmp_path / name)
     options = config("x").model_copy(update={"source": (str(tmp_path / "a"), str(tmp_path / "b"))})
-    assert [len(list(source.entries())) for source in open_sources(options)] == [20, 20]
+    assert [len(list(open_source(uri, options).entries())) for uri in options.source] == [20, 20]
 
 
 def test_sets_that_cannot_be_used_are_told(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from blades_dist.data.decode import Rejected
-from blades_dist.data.sources.base import Given, SourceError
+from blades_dist.data.sources.base import Annotations, SourceError
 from blades_dist.data.sources.factory import open_source
 from blades_dist.data.sources.tar_walk import tar_members
 from blades_dist.data.sources.webdataset import WebDatasetSource, braces
@@ -41,11 +41,11 @@ def test_members_are_read_in_place(tars: Path, scheme: str) -> None:
     assert list(entries) == [*names, "t-001.tar/ünïcode.webp", "t-001.tar/e.gif"]
     for index, name in enumerate([*names, "t-001.tar/ünïcode.webp"]):
         assert source.data(entries[name]) == picture(index) and entries[name].size == len(picture(index))
-    given = [source.given(entries[name], b"") for name in names]
+    given = [source.annotations(entries[name], b"") for name in names]
     assert given[0].exif is not None and given[0].exif["aperture"] == 2.8 and given[0].faces is None
     assert given[1].exif is not None and given[1].exif["aperture"] == 4.0
     assert given[1].faces is not None and given[1].faces[0].box == (1, 2, 20, 21)
-    assert given[2] == Given(faces=[]) and given[3] == Given()
+    assert given[2] == Annotations(faces=[]) and given[3] == Annotations()
     assert entries["t-001.tar/e.gif"].problem == ("unsupported", ".gif files; supported are JPEG, PNG, WebP and TIFF")
     assert {entry.source for entry in entries.values()} == {"tars"}
 
@@ -157,7 +157,7 @@ def test_compressed_tars_and_bad_json_are_told(tars: Path) -> None:
     entries = by_path(source)
     assert entries["u.tar.gz"].problem is not None and entries["u.tar.gz"].problem[0] == "unsupported"
     with pytest.raises(Rejected) as told:
-        source.given(entries["v.tar/a.png"], b"")
+        source.annotations(entries["v.tar/a.png"], b"")
     assert told.value.reason == "bad_sidecar"
     (tars / "v.tar").write_bytes(b"")
     with pytest.raises(OSError, match="changed while"):
@@ -168,7 +168,7 @@ def test_another_process_reads_the_same(tars: Path) -> None:
     pattern = f"{tars}/t-{{000..001}}.tar"
     source = WebDatasetSource(pattern)
     entry = by_path(source)["t-000.tar/b.png"]
-    assert read_elsewhere(pattern, config(pattern), entry)[1] == repr(source.given(entry, b""))
+    assert read_elsewhere(pattern, config(pattern), entry)[1] == repr(source.annotations(entry, b""))
 
 
 def test_memory_does_not_grow_with_the_tar(tmp_path: Path) -> None:

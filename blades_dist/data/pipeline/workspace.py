@@ -3,7 +3,6 @@
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,16 +20,16 @@ _LATER = {"output", "ray", "ordinal_edges", "rows_per_group", "shard_mebibytes",
 
 
 @dataclass(frozen=True)
-class Place:
+class Workspace:
     """Files of one ingest below ``building``: those of this ``run``, and a cache that the next one may take up."""
 
     building: Path
     run: str
 
     @staticmethod
-    def fresh(building: Path) -> "Place":
-        """A place with a run of its own: a run before it that still winds down cannot disturb it."""
-        return Place(building, f"run-{uuid.uuid4().hex[:12]}")
+    def fresh(building: Path) -> "Workspace":
+        """A workspace with a run of its own: a run before it that still winds down cannot disturb it."""
+        return Workspace(building, f"run-{uuid.uuid4().hex[:12]}")
 
     def table(self, step: str, number: int = 0) -> Path:
         """File ``number`` of a step of this run."""
@@ -62,11 +61,6 @@ def config_digest(config: IngestConfig) -> str:
 def photo_digest(config: IngestConfig) -> str:
     """Of everything in the configuration on which depends what becomes of one photo."""
     return digest(VERSION, config.model_dump(mode="json", exclude=_LATER), _model_file(config))
-
-
-def concat(files: Iterable[Path], columns: list[str] | None = None) -> pa.Table:
-    """Rows of Parquet files, one after another."""
-    return pa.concat_tables(pq.read_table(file, columns=columns, use_threads=False) for file in files)
 
 
 def _model_file(config: IngestConfig) -> str:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from blades_dist.config import IngestConfig
 from blades_dist.data.duplicates import BANDS, HASH_BYTES, copies, near_pairs
-from blades_dist.data.pipeline.place import Place, write_table
+from blades_dist.data.pipeline.workspace import Workspace, write_table
 from blades_dist.data.records import read_manifest
 
 _PAIRS = pa.schema([pa.field("a", pa.int64()), pa.field("b", pa.int64())])
@@ -16,13 +16,13 @@ _PAIRS = pa.schema([pa.field("a", pa.int64()), pa.field("b", pa.int64())])
 DROPPED = pa.schema([pa.field("position", pa.int64()), pa.field("path", pa.string()), pa.field("of", pa.string())])
 
 
-def find_pairs(bands: list[int], place: Place, bits: int) -> int:
+def find_pairs(bands: list[int], workspace: Workspace, bits: int) -> int:
     """Writes the near pairs of some bands; returns how many they are. Memory: some 80 bytes a photo."""
-    unique = np.unique(_fingerprints(place)[1])
+    unique = np.unique(_fingerprints(workspace)[1])
     hashes = unique.view(np.uint8).reshape(-1, HASH_BYTES)
     found = np.concatenate([near_pairs(hashes, band, bits) for band in bands])
     found = np.unique(found, axis=0)
-    write_table(pa.table([found[:, 0], found[:, 1]], schema=_PAIRS), place.table("pairs", bands[0]))
+    write_table(pa.table([found[:, 0], found[:, 1]], schema=_PAIRS), workspace.table("pairs", bands[0]))
     return len(found)
 
 
@@ -32,23 +32,23 @@ def band_tasks(photos: int) -> list[list[int]]:
     return [list(range(first, first + together)) for first in range(0, BANDS, together)]
 
 
-def resolve(place: Place, config: IngestConfig) -> int:
+def drop_near_duplicates(workspace: Workspace, config: IngestConfig) -> int:
     """Writes which photos are dropped as near copies of which others; returns how many they are.
 
     Of near photos one stays that is in the set that lies at ``config.output`` already, so that photos added later
     never displace it; then the one with the most pixels, then the first by hash.
     """
     if not config.near_duplicate_bits:
-        write_table(DROPPED.empty_table(), place.table("dropped"))
+        write_table(DROPPED.empty_table(), workspace.table("dropped"))
         return 0
-    positions, hashes = _fingerprints(place)
-    table = ds.dataset(place.folder("pairs"), format="parquet").to_table()
+    positions, hashes = _fingerprints(workspace)
+    table = ds.dataset(workspace.folder("pairs"), format="parquet").to_table()
     pairs = np.stack([table["a"].to_numpy(), table["b"].to_numpy()], axis=1)
     unique, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
     involved = np.zeros(len(unique), bool)
     involved[pairs.ravel()] = True
     chosen = np.flatnonzero((involved | (counts > 1))[inverse])
-    table = _photos(place, positions[chosen])
+    table = _photos(workspace, positions[chosen])
     group = inverse[chosen]
     before = pc.is_in(table["sha256"], _present(config)).to_numpy(zero_copy_only=False)
     order = np.lexsort((np.arange(len(chosen)), -table["pixels"].to_numpy(), ~before))
@@ -66,26 +66,26 @@ def resolve(place: Place, config: IngestConfig) -> int:
     gone = [i for i in range(len(chosen)) if kept[i] != i]
     paths = table["path"].to_pylist()
     rows = [{"position": int(positions[chosen[i]]), "path": paths[i], "of": paths[kept[i]]} for i in gone]
-    write_table(pa.Table.from_pylist(rows, DROPPED), place.table("dropped"))
+    write_table(pa.Table.from_pylist(rows, DROPPED), workspace.table("dropped"))
     return len(rows)
 
 
-def dropped(place: Place) -> np.ndarray:
-    """Positions, ascending, of the photos that ``resolve`` dropped."""
-    return np.sort(pq.read_table(place.table("dropped"))["position"].to_numpy())
+def dropped(workspace: Workspace) -> np.ndarray:
+    """Positions, ascending, of the photos that ``drop_near_duplicates`` dropped."""
+    return np.sort(pq.read_table(workspace.table("dropped"))["position"].to_numpy())
 
 
-def _fingerprints(place: Place) -> tuple[np.ndarray, np.ndarray]:
+def _fingerprints(workspace: Workspace) -> tuple[np.ndarray, np.ndarray]:
     """Positions (N,) int64 and hashes (N,) of 32 opaque bytes of the photos that have rows."""
-    table = ds.dataset(place.folder("outcomes"), format="parquet").to_table(columns=["rows", "fingerprint"])
+    table = ds.dataset(workspace.folder("outcomes"), format="parquet").to_table(columns=["rows", "fingerprint"])
     usable = pc.and_(pc.greater(table["rows"], 0), pc.is_valid(table["fingerprint"]))
     positions = np.flatnonzero(usable.to_numpy(zero_copy_only=False))
     joined = b"".join(table["fingerprint"].filter(usable).to_pylist())
     return positions, np.frombuffer(joined, f"V{HASH_BYTES}")
 
 
-def _photos(place: Place, positions: np.ndarray) -> pa.Table:
-    table = ds.dataset(place.folder("outcomes"), format="parquet").to_table(columns=["path", "sha256", "pixels"])
+def _photos(workspace: Workspace, positions: np.ndarray) -> pa.Table:
+    table = ds.dataset(workspace.folder("outcomes"), format="parquet").to_table(columns=["path", "sha256", "pixels"])
     return table.take(positions)
 
 
