@@ -34,12 +34,14 @@ class ExifField:
 @dataclass(frozen=True)
 class Quantity:
     """Values are numbers in ``unit`` from ``low`` to ``high``, both included; anything else was written by a broken or
-    joking writer and is absent. ``overflow`` is a stored number that stands for "too large for this field"."""
+    joking writer and is absent. ``overflow`` is a stored number that stands for "too large for this field",
+    ``abbreviated`` are the words that exported JSON has after a number ("1/60 sec")."""
 
     unit: str
     low: float
     high: float
     overflow: float | None = None
+    abbreviated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ EXIF_TAGS: tuple[ExifTag, ...] = (
             ExifField(0x8831, "StandardOutputSensitivity"),
         ),
         # The first field has two bytes; a camera gives a speed beyond its end in one of the later, wider ones.
-        values=Quantity("ISO speed", 1.0, 10_000_000.0, overflow=65535),
+        values=Quantity("ISO speed", 1.0, 10_000_000.0, overflow=65535, abbreviated=("iso",)),
         released_as=("ISO",),
     ),
     ExifTag(
@@ -169,7 +171,7 @@ EXIF_TAGS: tuple[ExifTag, ...] = (
             ExifField(0x829A, "ExposureTime", exported_as={"exposure": 1, "shutterspeedvalue": 2, "shutterspeed": 3}),
             ExifField(0x9201, "ShutterSpeedValue", apex=lambda value: 2**-value),
         ),
-        values=Quantity("seconds", 1e-6, 86_400.0),
+        values=Quantity("seconds", 1e-6, 86_400.0, abbreviated=("s", "sec", "secs", "second", "seconds")),
         released_as=("Exposure Time",),
     ),
     ExifTag(
@@ -177,7 +179,7 @@ EXIF_TAGS: tuple[ExifTag, ...] = (
         words="focal length",
         prompt="a photo of a face with the {} value of focal length",
         fields=(ExifField(0x920A, "FocalLength"),),
-        values=Quantity("millimetres", 0.5, 5_000.0),
+        values=Quantity("millimetres", 0.5, 5_000.0, abbreviated=("mm",)),
         released_as=("Focal Length",),
     ),
     ExifTag(

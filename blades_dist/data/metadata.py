@@ -13,7 +13,7 @@ from typing import Any
 from blades_dist.data.decode import Rejected
 from blades_dist.data.exif import Raw, interpret
 from blades_dist.data.exif_reader import FIELD_NAMES, TEXT_FIELDS
-from blades_dist.tags import EXIF_TAGS, Codes, ExifField, ExifTag, Names, plain
+from blades_dist.tags import EXIF_TAGS, Codes, ExifField, ExifTag, Names, Quantity, plain
 
 MAX_JSON_BYTES = 2**22  # exiftool copies binary previews into its output when asked to
 _MAX_TEXT = 200  # characters of a value that are looked at
@@ -35,13 +35,6 @@ _GROUPS = {
     "composite": 30,
 }
 
-# A number or fraction, after "f/" or "F", before a known unit or what a note in brackets adds.
-_NUMBER = re.compile(
-    r"\s*(?:[fF]\s*/?\s*)?(?P<above>-?\d{1,15}(?:\.\d{0,15})?|-?\.\d{1,15})(?:\s*/\s*(?P<below>\d{1,15}(?:\.\d{0,15})?))?"
-    r"\s*(?:(?:s|sec|secs|second|seconds|mm|iso)\b\.?)?\s*(?:[(,;].*)?$",
-    re.ASCII | re.DOTALL | re.IGNORECASE,
-)
-
 
 def _exported(fields: list[ExifField]) -> dict[str, tuple[int, int]]:
     """Name in exported JSON to (number of the field, rank among its names)."""
@@ -49,6 +42,13 @@ def _exported(fields: list[ExifField]) -> dict[str, tuple[int, int]]:
     return named | {name: (field.number, rank) for field in fields for name, rank in field.exported_as.items()}
 
 
+_UNITS = [word for tag in EXIF_TAGS if isinstance(tag.values, Quantity) for word in tag.values.abbreviated]
+# A number or fraction, after "f/" or "F", before a known unit or what a note in brackets adds.
+_NUMBER = re.compile(
+    r"\s*(?:[fF]\s*/?\s*)?(?P<above>-?\d{1,15}(?:\.\d{0,15})?|-?\.\d{1,15})(?:\s*/\s*(?P<below>\d{1,15}(?:\.\d{0,15})?))?"
+    rf"\s*(?:(?:{'|'.join(_UNITS)})\b\.?)?\s*(?:[(,;].*)?$",
+    re.ASCII | re.DOTALL | re.IGNORECASE,
+)
 _FIELDS = [field for tag in EXIF_TAGS for field in tag.fields]
 _FIELDS += [tag.values.qualifier for tag in EXIF_TAGS if isinstance(tag.values, Names)]
 _EXPORTED = _exported(_FIELDS)

@@ -9,15 +9,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from blades_dist.data.records import Manifest, label_column
+from blades_dist.tags import EXIF_TAGS, Quantity
 from blades_dist.tasks import ORDINAL_TAGS, TAGS, vocabulary
 
-# What ingest takes for plausible (docs/exif.md), in the tags' units; a histogram has bins over that whole range.
-RANGES = {
-    "iso": (1.0, 1e7),
-    "aperture": (0.5, 128.0),
-    "exposure_time": (1e-6, 86400.0),
-    "focal_length": (0.5, 5000.0),
-}
+# A histogram has bins over the whole range that ingest takes for plausible.
+RANGES = {tag.name: (tag.values.low, tag.values.high) for tag in EXIF_TAGS if isinstance(tag.values, Quantity)}
 SIDES = (16.0, 16384.0)  # of crops, pixels
 _BINS_A_DECADE = 12
 _COLUMNS = ["source", "codec", "jpeg_quality", "width", *(label_column(tag) for tag in TAGS)]

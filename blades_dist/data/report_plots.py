@@ -8,9 +8,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from blades_dist.data.records import Manifest
 from blades_dist.data.report_counts import Counts, Histogram
 from blades_dist.figures import LIGHT, Plot, Theme, plot, themed
+from blades_dist.tags import EXIF_TAGS
 from blades_dist.tasks import ORDINAL_TAGS
 
-UNITS = {"iso": "ISO speed", "aperture": "f-number", "exposure_time": "seconds", "focal_length": "millimetres"}
+UNITS = {tag.name: tag.unit for tag in EXIF_TAGS if tag.unit is not None}
 
 
 def plots(counts: Counts, manifest: Manifest) -> list[Plot]:
@@ -31,8 +32,10 @@ def plots(counts: Counts, manifest: Manifest) -> list[Plot]:
 @themed
 def plot_ordinal(counts: Counts, edges: dict[str, tuple[float, float]], *, theme: Theme = LIGHT) -> Figure:
     """Raw values of every ordinal tag; ``edges`` where it has them."""
-    figure = Figure(figsize=(9.5, 6.6), layout="constrained")
-    for axes, tag in zip(figure.subplots(2, 2).flat, ORDINAL_TAGS, strict=True):
+    rows = -(-len(ORDINAL_TAGS) // 2)
+    figure = Figure(figsize=(9.5, 3.3 * rows), layout="constrained")
+    for place, tag in enumerate(ORDINAL_TAGS, 1):
+        axes = figure.add_subplot(rows, 2, place)
         _bars(axes, counts.raw[tag], f"{tag} (n = {counts.raw[tag].n})", UNITS[tag], theme, logarithmic=True)
         for edge in edges.get(tag, ()):
             axes.axvline(edge, color=theme.colours[1], linestyle="--", linewidth=1.8)

@@ -256,6 +256,8 @@ def test_the_page_and_its_files(detector):
             answer = await client.get(path)
             assert answer.status_code == 200 and answer.headers["content-type"].startswith(kind)
             assert "script-src 'self'" in answer.headers["content-security-policy"]
+        words = await client.get("/page/tags.js")
+        assert words.headers["content-type"].startswith("text/javascript") and '"iso": "ISO speed"' in words.text
 
     run(detector, work)
 
