@@ -89,7 +89,7 @@ def class_of_name(names: Names, name: object, qualifier: object = None) -> str |
 
 
 def labels(raw: Mapping[str, float | str | None], edges: Mapping[str, tuple[float, float]]) -> dict[str, int]:
-    """Label of every tag of ``tasks.TAGS``: a level for ordinal tags, a place in the vocabulary for the others.
+    """Label of every tag of ``tasks.TAGS``: a level for ordinal tags, an index of the tag's classes for the others.
 
     A value up to the first of a tag's two ``edges`` has level 0, up to the second 1, above it 2. -1 where the value
     is absent, or an ordinal tag has no edges.

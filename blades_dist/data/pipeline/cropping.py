@@ -3,6 +3,7 @@
 import os
 from collections import Counter, defaultdict
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -53,16 +54,16 @@ def crop_part(plan: int, group: int, workspace: Workspace, config: IngestConfig)
     A part's file is written before that of its outcomes: whoever finds the latter finds both.
     """
     cv2.setNumThreads(1)
-    rows = _planned(plan, group, workspace)
-    key = part_key(rows, config)
+    with pq.ParquetFile(workspace.table("plan", plan)) as planned:
+        listed = planned.read_row_group(group).to_pylist()
+    key = part_key(listed, config)
     outcomes = workspace.cached("outcomes", key)
     if not outcomes.exists():
-        collected: list[dict[str, Any]] = []
-        write_through(
-            workspace.cached("parts", key), lambda file: _crop(rows, key, file, collected, workspace.run, config)
-        )
-        write_table(pa.Table.from_pylist(collected, OUTCOMES), outcomes)
-    return len(rows)
+        rows: list[dict[str, Any]] = []
+        part = workspace.cached("parts", key)
+        write_through(part, lambda file: rows.extend(_write_part(listed, key, file, workspace.run, config)))
+        write_table(pa.Table.from_pylist(rows, OUTCOMES), outcomes)
+    return len(listed)
 
 
 def gather_outcomes(number: int, workspace: Workspace, config: IngestConfig) -> int:
@@ -75,60 +76,58 @@ def gather_outcomes(number: int, workspace: Workspace, config: IngestConfig) -> 
     return len(table)
 
 
-def _planned(plan: int, group: int, workspace: Workspace) -> list[dict[str, Any]]:
-    with pq.ParquetFile(workspace.table("plan", plan)) as file:
-        rows: list[dict[str, Any]] = file.read_row_group(group).to_pylist()
-        return rows
-
-
-def _crop(
-    rows: list[dict[str, Any]], key: str, file: Any, collected: list[dict[str, Any]], run: str, config: IngestConfig
-) -> None:
-    """One row group or more a split, so that a shard reads its own only."""
+def _write_part(
+    listed: list[dict[str, Any]], key: str, file: Path, run: str, config: IngestConfig
+) -> list[dict[str, Any]]:
+    """Writes the faces of the listed photos, one row group or more a split, so that a shard reads its own only; returns
+    the row of ``OUTCOMES`` of every photo."""
     waiting: dict[str, list[pa.Table]] = defaultdict(list)
     held: Counter[str] = Counter()
+    outcomes: list[dict[str, Any]] = []
     text = config.model_dump_json()
     with pq.ParquetWriter(
         file, part_schema(), compression="none", use_dictionary=False, write_statistics=["split"]
     ) as writer:
-        for row in rows:
+        for row in listed:
             split = split_of(row["sha256"], config.split_seed, config.splits)
             photo = Photo(row["path"], row["source"], row["sha256"], split)
-            outcome = _outcome(photo, row, run, config, text)
-            collected.append(_described(outcome, photo, key))
+            outcome = _outcome(photo, row, run, text)
+            outcomes.append(_outcome_row(outcome, photo, key))
             if len(outcome.rows):
                 waiting[split].append(outcome.rows)
-                held[split] += collected[-1]["bytes"]
+                held[split] += outcomes[-1]["bytes"]
             if held[split] > _BUFFERED:
                 writer.write_table(pa.concat_tables(waiting.pop(split)).combine_chunks())
                 held[split] = 0
         for split in sorted(waiting):
             writer.write_table(pa.concat_tables(waiting[split]).combine_chunks())
+    return outcomes
 
 
-def _outcome(photo: Photo, row: dict[str, Any], run: str, config: IngestConfig, text: str) -> Outcome:
-    source, entry = source_of(run, row["number"], text), entry_of(row)
+def _outcome(photo: Photo, row: dict[str, Any], run: str, config: str) -> Outcome:
+    """What becomes of one listed photo; ``config`` is the configuration as JSON, which caches can tell apart."""
+    source, entry = source_of(run, row["number"], config), entry_of(row)
     try:
         ready = source.rows(entry)
         if ready is not None:
-            return _taken_over(photo, ready)
+            return _of_ready_rows(photo, ready)
         data = source.data(entry)
-        given = source.annotations(entry, data)
+        annotations = source.annotations(entry, data)
     except Rejected as error:
         return Outcome(photo.path, rejected=[(None, error.reason, error.detail)])
     except OSError as error:
         detail = error.strerror or str(error) or type(error).__name__
         return Outcome(photo.path, rejected=[(None, "unreadable", detail)])
-    return _process(os.getpid(), text).process(photo, data, given)
+    return _photo_process(os.getpid(), config).process(photo, data, annotations)
 
 
 @lru_cache(maxsize=2)
-def _process(pid: int, config: str) -> PhotoProcess:
+def _photo_process(pid: int, config: str) -> PhotoProcess:
     """One child a worker process; it ends with it."""
     return PhotoProcess(IngestConfig.model_validate_json(config))
 
 
-def _taken_over(photo: Photo, ready: pa.Table) -> Outcome:
+def _of_ready_rows(photo: Photo, ready: pa.Table) -> Outcome:
     """Rows of an earlier ingest, in this one's split. Levels without a value were given by their source then."""
     table = ready.set_column(ready.schema.get_field_index("split"), "split", pa.array([photo.split] * len(ready)))
     for tag in ORDINAL_TAGS:
@@ -143,7 +142,7 @@ def _taken_over(photo: Photo, ready: pa.Table) -> Outcome:
     return Outcome(photo.path, len(table), table, fingerprint=mark, pixels=picture.shape[0] * picture.shape[1])
 
 
-def _described(outcome: Outcome, photo: Photo, key: str) -> dict[str, Any]:
+def _outcome_row(outcome: Outcome, photo: Photo, key: str) -> dict[str, Any]:
     rows = outcome.rows
     values = {name: rows[name][0].as_py() if len(rows) else None for name in _VALUES}
     return {
