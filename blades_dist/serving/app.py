@@ -27,6 +27,7 @@ from blades_dist.config.serve import ServiceConfig
 from blades_dist.data.locate import make_locator
 from blades_dist.data.locate_models import LocatorError
 from blades_dist.detect.detector import INDEX, load_detector
+from blades_dist.ray_private import route_in_own_loop, versioned
 from blades_dist.serving.backend import AT_ONCE
 from blades_dist.serving.deployments import Decode, Front, Jobs
 from blades_dist.serving.jobs import read_webhooks
@@ -71,8 +72,7 @@ def build(config: ServiceConfig) -> serve.Application:
             **common,
             **more,
         )(target)
-        # The version that Serve itself would take is random, and every deploy would restart every replica.
-        return made.options(version=version, _internal=True)
+        return versioned(made, version)
 
     def model(name: str, folder: Path, of: str, shadow: Any, background: bool) -> serve.Application:
         made = deployment(
@@ -189,11 +189,8 @@ def wait_for_signal(on_hangup: Callable[[], None] = lambda: None) -> None:
 
 
 def _handle(name: str) -> DeploymentHandle[Any]:
-    """For this process, which runs no loop, whatever the environment says of those of replicas."""
-    handle: DeploymentHandle[Any] = serve.get_deployment_handle(name, APPLICATION)
-    if not handle.is_initialized:  # Serve gives the same one again
-        handle._init(_run_router_in_separate_loop=True)
-    return handle
+    """For this process, which runs no event loop."""
+    return route_in_own_loop(serve.get_deployment_handle(name, APPLICATION))
 
 
 def _answering(handle: DeploymentHandle[Any], seconds: float) -> set[str]:

@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from blades_dist.config.serve import ServiceConfig
 from blades_dist.detect.info import Preprocessing
 from blades_dist.detect.preprocess import Prepared, Unusable
+from blades_dist.ray_private import method_of
 from blades_dist.serving import logs
 from blades_dist.serving.api import make_api
 from blades_dist.serving.backend import Answered, Given, Inferred, Options, Spec, Stale
@@ -226,7 +227,7 @@ async def called(handle: DeploymentHandle, method: str, *arguments: Any, attempt
         Refused: 503, its queue is full, or it died under every attempt.
     """
     # Whether to call directly is for the cluster that runs this process to say, not for whoever deployed it.
-    target = handle.options(method_name=method, _by_reference=not direct())
+    target = method_of(handle, method, by_value=direct())
     for attempt in range(attempts):
         response = None
         try:

@@ -24,6 +24,7 @@ from blades_dist.config.serve import ServiceConfig
 from blades_dist.detect.detector import Detector, FaceResult, load_detector
 from blades_dist.detect.inspect import reference, report
 from blades_dist.detect.preprocess import Prepared, Unusable
+from blades_dist.ray_private import mute_batching_advice
 from blades_dist.serving import kserve, logs
 from blades_dist.serving.backend import Given, Inferred, Spec, Stale
 from blades_dist.serving.batching import Together
@@ -113,7 +114,7 @@ class Model:
         size, at_once = (self._config.max_batch_size, 2) if self._config.gpu else (1, 2 * torch.get_num_threads())
         self._together = Together(self._detected, size, at_once, lambda face: face.wanted)
         # Serve advises at MANY batches to let as many requests in, which are to wait where any replica can take them.
-        logging.getLogger("ray.serve").addFilter(lambda record: "max_concurrent_batches" not in str(record.msg))
+        mute_batching_advice()
         self._batch.set_max_batch_size(self._config.max_batch_size)
         self._batch.set_batch_wait_timeout_s(self._config.batch_wait_seconds)
 

@@ -51,7 +51,7 @@ class Stop:
 
     def __init__(self) -> None:
         here = ray.get_runtime_context().get_node_id()
-        self.bell = Bell.options(label_selector={ray._raylet.RAY_NODE_ID_KEY: here}).remote()  # type: ignore[attr-defined]
+        self.bell = Bell.options(label_selector={"ray.io/node-id": here}).remote()  # type: ignore[attr-defined]
         self.number: int | None = None
 
     def run(self, work: Callable[[], Result]) -> Result:

@@ -4,7 +4,6 @@ The loop over steps is ``Training.run``; the learning rate is a function of the 
 """
 
 import json
-import logging
 import math
 import time
 from collections.abc import Sequence
@@ -15,7 +14,6 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
-from ray.train.v2._internal.execution import context
 
 from blades_dist import __version__
 from blades_dist.config import PretrainConfig, TrainConfig
@@ -25,6 +23,7 @@ from blades_dist.data.stream import stream
 from blades_dist.files import write_atomically
 from blades_dist.models.export import freeze, save_encoder
 from blades_dist.models.joint import JointModel
+from blades_dist.ray_private import mute_train_reports
 from blades_dist.training import checkpoint
 from blades_dist.training.checkpoint import Progress, Skipped
 from blades_dist.training.determinism import prepare_environment
@@ -111,8 +110,7 @@ LOOK_SECONDS = 2.0  # between looks whether a node is about to be taken away: as
 def pretrain_worker(settings: dict[str, Any]) -> None:
     """Runs on every worker of a group; ``settings``: ``config``, a dumped ``PretrainConfig``; ``bell`` and ``command``
     of the driver."""
-    # Ray Train's line for every report would stand between the run's own.
-    logging.getLogger(context.__file__).addFilter(_is_no_report)
+    mute_train_reports()  # they would stand between the run's own lines
     config = PretrainConfig.model_validate(settings["config"])
     if config.train.deterministic:
         prepare_environment()
@@ -130,10 +128,6 @@ def pretrain_worker(settings: dict[str, Any]) -> None:
         end = Training(run, train, val, log, reporter, settings["bell"]).run_from(progress)
         if end is not None:
             ray.train.report(_metrics(end) | (finish(run, end) if run.leads else {}))
-
-
-def _is_no_report(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith("Reporting training result")
 
 
 class Training:

@@ -11,6 +11,7 @@ from ray.train import UserCallback
 from ray.util.queue import Empty, Queue
 
 from blades_dist.config import PretrainConfig
+from blades_dist.ray_private import abort_training
 from blades_dist.training import provenance
 from blades_dist.training.launch import build_trainer
 from blades_dist.training.stopping import Bell
@@ -74,10 +75,8 @@ class Drive:
         self._ending = True
         if self._thread.is_alive():
             if self._controller is not None:
-                # Takes workers and placement group along. Killing this trial alone would leave the group behind: Ray
-                # removes one by itself only when its whole job ends, or where a dashboard can be asked who is dead.
                 with contextlib.suppress(RayError):
-                    ray.get(self._controller.abort.remote(), timeout=_END_SECONDS)
+                    abort_training(self._controller, _END_SECONDS)
             else:
                 self._bell.ring.remote()
             self._thread.join(_END_SECONDS)

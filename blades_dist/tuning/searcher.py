@@ -1,6 +1,7 @@
 """A plan as Ray Tune's searcher, and Tune's halving fed with what earlier starts of the sweep have seen."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -104,7 +105,8 @@ class Halving(ASHAScheduler):
         self.on_trial_remove(tune_controller, trial)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        self._trial_info.pop(_named(trial).trial_id, None)
+        with suppress(KeyError):  # a trial that was removed when it completed
+            super().on_trial_remove(tune_controller, _named(trial))
 
 
 def _named(trial: Any) -> SimpleNamespace:
