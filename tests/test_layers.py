@@ -31,14 +31,13 @@ def test_each_contract_can_be_broken(tmp_path: Path) -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     for contract in contracts:
         module, breach = BREACHES[contract["id"]]
-        shutil.copytree(
-            PACKAGE, tmp_path / contract["id"] / "blades_dist", ignore=shutil.ignore_patterns("__pycache__")
-        )
-        shutil.copy(ROOT / "pyproject.toml", tmp_path / contract["id"])
-        with (tmp_path / contract["id"] / "blades_dist" / module).open("a") as file:
+        copy = tmp_path / contract["id"]
+        shutil.copytree(PACKAGE, copy / "blades_dist", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        with (copy / "blades_dist" / module).open("a") as file:
             file.write(f"\n{breach}\n")
         command = [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--contract", contract["id"]]
-        done = subprocess.run(command, cwd=tmp_path / contract["id"], capture_output=True, text=True)
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
         assert done.returncode == 1 and f"{contract['name']} BROKEN" in done.stdout, done.stdout + done.stderr
 
 

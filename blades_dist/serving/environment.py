@@ -1,4 +1,4 @@
-"""What Serve reads from the environment that Ray was started in. No Ray here."""
+"""Environment variables for the processes of Ray Serve; they must be set before Ray starts. No Ray here."""
 
 import os
 
@@ -8,17 +8,17 @@ from blades_dist import ray_private
 # The service works without: slower, and with longer gaps when a part of it dies.
 _DIRECT = (ray_private.REPLICA_GRPC, ray_private.REPLICA_GRPC_MAX_BYTES)
 ENVIRONMENT = {
-    # A request whose front died is sent again, and the proxy's refusals are problem documents.
+    # Retries requests whose front replica died; the proxy's own errors become problem documents.
     ray_private.PROXY_MIDDLEWARE: "blades_dist.serving.proxy:middlewares",
-    ray_private.PROXY_HEALTH_CHECK_SECONDS: "1",  # how soon a proxy that died is seen to have
-    # Replicas call each other without the object store in between, and without a change of threads on either side:
-    # nothing of ours blocks a loop. The bound is on a message that one of them takes.
+    ray_private.PROXY_HEALTH_CHECK_SECONDS: "1",  # a proxy that died is replaced after this time
+    # Replicas call each other by gRPC instead of through the object store, and without a hand-over between threads on
+    # either side: none of our code blocks an event loop.
     ray_private.REPLICA_GRPC: "1",
     ray_private.REPLICA_GRPC_MAX_BYTES: str(2**31 - 1),
     ray_private.USER_CODE_THREAD: "0",
     ray_private.ROUTER_LOOP: "0",
-    ray_private.WORKER_NICENESS: "0",  # Ray gives way to all else on a machine; whoever asks the service waits for it
-    ray_private.CONTROL_LOOP_SECONDS: "0.5",  # ten times a second take some hundredths of a core
+    ray_private.WORKER_NICENESS: "0",  # not nice: clients wait for it
+    ray_private.CONTROL_LOOP_SECONDS: "0.5",  # Serve's 0.1 s costs some hundredths of a core
 }
 
 
