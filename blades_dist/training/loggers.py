@@ -66,8 +66,8 @@ def open_loggers(config: PretrainConfig, folder: Path, step: int, say: Say) -> l
     What an earlier start has logged beyond ``step`` is dropped where that can be done; what a tracker has already is
     not sent again. The failure of a tracker is reported by ``say``, once, and never stops the training.
     """
-    told = read_metrics(folder)[-1:]
-    known = TrackedRuns(folder, told[0]["step"] if told else 0)
+    last = read_metrics(folder)[-1:]
+    tracked = TrackedRuns(folder, last[0]["step"] if last else 0)
     opened: list[MetricLogger] = [JsonLinesLogger(folder, step)]
     for name in config.train.sinks.to:
         if name == "tensorboard":
@@ -75,7 +75,7 @@ def open_loggers(config: PretrainConfig, folder: Path, step: int, say: Say) -> l
             continue
 
         make = MlflowLogger if name == "mlflow" else WandbLogger
-        opened.append(BackgroundLogger(name, partial(_service_logger, name, make, config, known), say))
+        opened.append(BackgroundLogger(name, partial(_service_logger, name, make, config, tracked), say))
     return opened
 
 
@@ -180,7 +180,7 @@ class TrackedRuns:
 
     def __init__(self, folder: Path, last: int) -> None:
         self.folder, self._file = folder, folder / STATE
-        self._lock = threading.Lock()  # services start in threads
+        self._lock = threading.Lock()  # trackers start in threads
         self._runs: dict[str, dict[str, Any]] = {}
         if self._file.is_file():
             runs = json.loads(self._file.read_text())
@@ -190,8 +190,8 @@ class TrackedRuns:
     def id(self, name: str) -> str | None:
         return self._runs[name]["id"] if name in self._runs else None
 
-    def told(self, name: str, run: str) -> int:
-        """The last step that run ``run`` of the service was told of; one that is new is written down."""
+    def last_step(self, name: str, run: str) -> int:
+        """The last step logged to run ``run`` of the tracker ``name``; a new run is recorded."""
         with self._lock:
             if run != self.id(name):
                 self._runs[name] = {"id": run, "told": 0}
@@ -202,9 +202,9 @@ class TrackedRuns:
         write_atomically(self._file, json.dumps(self._runs, indent=1) + "\n")
 
 
-def _service_logger(name: str, make: Any, config: PretrainConfig, known: TrackedRuns) -> MetricLogger:
-    run = make(config, known.folder, known.id(name))
-    return ResumedLogger(run, known.told(name, run.id))
+def _service_logger(name: str, make: Any, config: PretrainConfig, tracked: TrackedRuns) -> MetricLogger:
+    run = make(config, tracked.folder, tracked.id(name))
+    return ResumedLogger(run, tracked.last_step(name, run.id))
 
 
 def _lines(file: Path) -> list[tuple[str, dict[str, Any]]]:
