@@ -27,14 +27,13 @@ import inputs
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
-from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
 from blades_dist.config import RayConfig, StreamConfig
 from blades_dist.data.jitter import Jitter
 from blades_dist.data.order import Chunk, Position, chunks
 from blades_dist.data.records import read_manifest
 from blades_dist.data.stream import batches_per_task, load_chunk, pack_chunk, stream
+from blades_dist.ray_private import object_store
 from blades_dist.raylocal import cluster
 
 ROOT = Path(__file__).parents[1]
@@ -156,14 +155,12 @@ def storing(folder: Path, store: int, buffer: int, times: float) -> list[str]:
 @contextmanager
 def _sampled() -> Iterator[Use]:
     use, done = Use(), threading.Event()
-    state = get_state_from_address(ray.get_runtime_context().gcs_address)
+    read = object_store()
 
     def sample() -> None:
         while not done.wait(0.02):
-            found = get_memory_info_reply(state).store_stats
-            use.peak = max(use.peak, found.object_store_bytes_used)
-            use.fallback = max(use.fallback, found.object_store_bytes_fallback)
-            use.spilled = found.spilled_bytes_total
+            used, fallback, use.spilled = read()
+            use.peak, use.fallback = max(use.peak, used), max(use.fallback, fallback)
 
     thread = threading.Thread(target=sample)
     thread.start()

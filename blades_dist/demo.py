@@ -7,14 +7,22 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from blades_dist.config import PretrainConfig, SimulateConfig
+from blades_dist.config import EvaluateConfig, FitConfig, IngestConfig, PretrainConfig, SimulateConfig
 from blades_dist.data.records import read_manifest
 from blades_dist.progress import ProgressLine
 from blades_dist.raylocal import head
-from blades_dist.settings import ConfigError, load
+from blades_dist.settings import Config, ConfigError, load
 
-STAGES = ("simulate", "ingest", "ingest_generated", "pretrain", "fit", "evaluate")
+STAGES: dict[str, type[Config]] = {
+    "simulate": SimulateConfig,
+    "ingest": IngestConfig,
+    "ingest_generated": IngestConfig,
+    "pretrain": PretrainConfig,
+    "fit": FitConfig,
+    "evaluate": EvaluateConfig,
+}
 ROWS_PER_COMPONENT = 150  # fewer photographs than this a mixture component, and the demo asks for fewer components
 
 
@@ -40,9 +48,7 @@ class Demo:
             DemoError: a stage failed.
             ConfigError: an override names no stage, or nothing that its stage has.
         """
-        for item in self.overrides:
-            if item.partition(".")[0] not in STAGES:
-                raise ConfigError(f"override {item!r} names no stage; it must begin with one of {', '.join(STAGES)}")
+        self._check_overrides()
         begin = time.monotonic()
         photographs, generated = (self.data, self.fakes) if self.data else self._simulate()
         with head() as environment:
@@ -66,6 +72,24 @@ class Demo:
         example = next(iter(sorted(Path(photographs).rglob("*.jp*g"))), "IMAGE")
         print(f"Detector: {bundle}\nTry it:   {_python()} jobs/predict.py {bundle} {example}")
         print(f"Serve it: {_python()} jobs/serve.py detector={bundle}")
+
+    def resolved(self) -> dict[str, dict[str, Any]]:
+        """The configuration of every stage, with its overrides; paths are the preset's, which ``run`` replaces by those
+        below ``runs``.
+
+        Raises:
+            ConfigError: as ``run``.
+        """
+        self._check_overrides()
+        return {
+            stage: load(kind, stage, self.config, self._overrides(stage)).model_dump(mode="json")
+            for stage, kind in STAGES.items()
+        }
+
+    def _check_overrides(self) -> None:
+        for item in self.overrides:
+            if item.partition(".")[0] not in STAGES:
+                raise ConfigError(f"override {item!r} names no stage; it must begin with one of {', '.join(STAGES)}")
 
     def _simulate(self) -> tuple[Path, Path]:
         from blades_dist.simulate.dataset import write_generated, write_photographs

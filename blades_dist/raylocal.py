@@ -16,18 +16,17 @@ from typing import IO
 
 import psutil
 import ray
-from ray._common.utils import get_default_system_temp_dir
-from ray._private import ray_constants
 
+from blades_dist import ray_private
 from blades_dist.config import RayConfig
 
 LOOPBACK = "127.0.0.1"
 PORTS = range(20_000, 32_000)  # above those of Ray's workers
 START_SECONDS = 180.0  # a busy machine, or a cold disk, takes a while
 JOB_STOP_SECONDS = 120
-# Ray's own switch for "this node talks to nobody else": it takes 127.0.0.1 as the node's address, and with it every
-# server of the cluster binds to loopback. Ray sets it on desktops only; `ray start` reads the variable.
-LOOPBACK_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# With it the node's address is 127.0.0.1, and every server of the cluster binds to loopback. Ray sets it on desktops
+# only; `ray start` reads the variable.
+LOOPBACK_ENVIRONMENT = {ray_private.CLUSTER_OF_SEVERAL_NODES: "0"}
 
 
 @contextmanager
@@ -44,8 +43,7 @@ def cluster(config: RayConfig, object_store_bytes: int | None = None) -> Iterato
         ray.init(logging_level=logging.WARNING)
     else:
         os.environ.update(LOOPBACK_ENVIRONMENT)
-        # Read from the environment when ray was imported, which is before anyone knew that we start a cluster.
-        ray_constants.ENABLE_RAY_CLUSTER = False
+        ray_private.start_on_loopback()
         ray.init(
             address="local",
             num_cpus=config.num_cpus,
@@ -78,15 +76,15 @@ def head(num_cpus: int | None = None) -> Iterator[dict[str, str]]:
     # Jobs authenticate with a token of this user's; made once, kept in Ray's own place.
     environment = os.environ | LOOPBACK_ENVIRONMENT | {"RAY_AUTH_MODE": "token"}
     # Less of Ray's own chatter (it warns of each folder that it leaves out; .rayignore names them for us).
-    environment |= {"RAY_LOGGER_LEVEL": "warning", "RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES": ""}
+    environment |= {ray_private.LOGGER_LEVEL: "warning", ray_private.PACKAGE_EXCLUDES: ""}
     # `ray job stop` kills what has not ended by then; a run saves a checkpoint first. Ray's own default is 3 s.
-    environment.setdefault("RAY_JOB_STOP_WAIT_TIME_S", str(JOB_STOP_SECONDS))
+    environment.setdefault(ray_private.JOB_STOP_SECONDS, str(JOB_STOP_SECONDS))
     environment["PATH"] = f"{scripts}{os.pathsep}{environment.get('PATH', '')}"
     subprocess.run([scripts / "ray", "get-auth-token", "--generate"], check=True, capture_output=True, env=environment)
     options = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-host={LOOPBACK}"]
     # The agent starts the submitted jobs; its usual port is the same for every cluster of a machine.
     options += [f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"]
-    folder = Path(tempfile.mkdtemp(prefix="ray-", dir=get_default_system_temp_dir()))  # short, as sockets need
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir=ray_private.temporary_folder()))  # short, as sockets need
     options += ["--disable-usage-stats", "--include-log-monitor=true", f"--temp-dir={folder}"]
     if num_cpus is not None:
         options.append(f"--num-cpus={num_cpus}")

@@ -2,6 +2,9 @@
 
 import argparse
 import contextlib
+import json
+import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +12,8 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+_OVERRIDE = re.compile(r"[a-z_][\w.]*=")
 
 
 class ConfigError(ValueError):
@@ -25,17 +30,34 @@ Stage = TypeVar("Stage", bound=Config)
 
 
 def parse(
-    stage: type[Stage], section: str, arguments: Sequence[str] | None = None, description: str | None = None
+    stage: type[Stage],
+    section: str,
+    arguments: Sequence[str] | None = None,
+    description: str | None = None,
+    positional: Sequence[str] = (),
 ) -> Stage:
     """Reads ``--config FILE key.sub=value ...`` and returns the stage's validated configuration.
 
     ``section`` is the key of the preset file that belongs to this stage, unless ``--section`` names another. With
     ``--print-config`` the resolved whole is printed as YAML and the process exits. A configuration that cannot be
-    used ends the process with status 2 and a message naming the key.
+    used ends the process with status 2 and a message naming the key. Values of the keys ``positional`` may be given
+    without them, in this order.
     """
     parser = argument_parser(stage, section, description)
     options = parser.parse_intermixed_args(arguments)
-    return settle(parser, options, lambda: load(stage, options.section, options.config, options.overrides))
+    overrides = named(options.overrides, *positional)
+    return settle(parser, options, lambda: load(stage, options.section, options.config, overrides))
+
+
+def named(arguments: Sequence[str], *keys: str) -> list[str]:
+    """The arguments with ``key=`` before each path that is given without: the first for the first of ``keys``, ..."""
+    left, found = list(keys), []
+    for item in arguments:
+        if left and not _OVERRIDE.match(item):
+            # Quoted, and never a number: YAML would read a folder named 2026 as one.
+            item = f"{left.pop(0)}={json.dumps(os.path.join('.', item))}"
+        found.append(item)
+    return found
 
 
 def argument_parser(stage: type[Config], section: str, description: str | None = None) -> argparse.ArgumentParser:

@@ -11,7 +11,8 @@ import sys
 import time
 
 import psutil
-import ray
+
+from blades_dist.ray_private import nodes
 
 
 def main() -> int:
@@ -35,8 +36,7 @@ def main() -> int:
 
 def _nodes(address: str) -> dict[str, tuple[str, bool]]:
     """Node id to address and whether it lives."""
-    found = ray._raylet.GcsClient(address=address).get_all_node_info()
-    return {key.hex(): (info.node_manager_address, info.state == 0) for key, info in found.items()}
+    return {node: (at, alive) for node, at, alive in nodes(address)}
 
 
 def _own_node(address: str, node_ip: str) -> str | None:

@@ -21,7 +21,7 @@ def main() -> int:
         print(f"evaluate: {text}", file=sys.stderr, flush=True)
 
     try:
-        inputs = open_inputs(config)  # what is wrong is told before a cluster is started
+        inputs = open_inputs(config)  # errors come before a cluster is started
         with cluster(config.ray):
             evaluate(config, say, inputs)
     except (EvaluationError, OSError) as error:

@@ -16,7 +16,7 @@ def main() -> int:
         print(f"fit: {text}", flush=True)
 
     try:
-        check_inputs(config, encoder_folder(config))  # told before a cluster is started
+        check_inputs(config, encoder_folder(config))  # errors come before a cluster is started
         with cluster(config.ray):
             found = fit_detector(config, say)
     except (OSError, ValueError) as error:

@@ -11,7 +11,7 @@ from blades_dist.settings import parse
 
 
 def main() -> int:
-    config = parse(ImportConfig, "import", _with_file(sys.argv[1:]), __doc__)
+    config = parse(ImportConfig, "import", description=__doc__, positional=("checkpoint",))
     from blades_dist.detect.imports.read import read_import, save_import
 
     logging.basicConfig(level=logging.INFO, format="import: %(message)s")
@@ -45,13 +45,6 @@ def _calibrate(config: ImportConfig) -> int:
     for line in summary(config.output / "detector", info):
         say(line)
     return 0
-
-
-def _with_file(arguments: list[str]) -> list[str]:
-    """The first argument may be the file itself, for ``checkpoint=FILE``."""
-    if arguments and not arguments[0].startswith("-") and "=" not in arguments[0]:
-        return [f"checkpoint={arguments[0]}", *arguments[1:]]
-    return arguments
 
 
 if __name__ == "__main__":

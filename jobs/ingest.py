@@ -39,7 +39,7 @@ def _ingest(config: IngestConfig) -> None:
     from blades_dist.data.sources.factory import settled
     from blades_dist.raylocal import cluster
 
-    config = settled(config)  # a wrong source is told before a cluster is started for it
+    config = settled(config)  # errors come before a cluster is started
     with cluster(config.ray):
         ingest(config)
 

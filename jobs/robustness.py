@@ -17,7 +17,7 @@ def main() -> int:
         print(f"robustness: {text}", file=sys.stderr, flush=True)
 
     try:
-        work = open_work(config)  # what is wrong is told before a cluster is started
+        work = open_work(config)  # errors come before a cluster is started
         with cluster(config.ray):
             robustness(config, say, work)
     except (EvaluationError, OSError) as error:

@@ -85,6 +85,44 @@ def test_a_missing_file_or_section_is_told(tmp_path: Path) -> None:
         load(FitConfig, "fit", tmp_path / "a.yaml")
 
 
+@pytest.mark.parametrize(
+    ("job", "arguments", "key", "value"),
+    [
+        ("demo", ["pretrain.train.epochs=2"], "pretrain.train.epochs", 2),
+        ("evaluate", ["--config", "demo.yaml", "bootstrap=700"], "evaluate.bootstrap", 700),
+        ("export_onnx", ["some/detector", "2026"], "export.output", "2026"),
+        ("fit_detector", ["--config", "demo.yaml", "oc.components=3"], "fit.oc.components", 3),
+        ("import_checkpoint", ["weights.safetensors", "output=x"], "import.checkpoint", "weights.safetensors"),
+        ("ingest", ["--config", "demo.yaml", "min_tags=2"], "ingest.min_tags", 2),
+        ("predict", ["1e3", "photo=1.jpg", "fpr=0.01"], None, "unknown key 'photo'"),
+        ("predict", ["1e3", "./photo=1.jpg", "fpr=0.01", "--faces", "crop"], "predict.target", "photo=1.jpg"),
+        ("pretrain", ["--config", "demo.yaml", "train.lr=1e-4"], "pretrain.train.lr", 1e-4),
+        ("robustness", ["--config", "demo.yaml", "bootstrap=700"], "robustness.bootstrap", 700),
+        ("serve", ["detector=x", "port=8001"], "serve.port", 8001),
+        ("sweep", ["--config", "demo.yaml", "concurrent=1"], "sweep.concurrent", 1),
+    ],
+)
+def test_every_job_prints_its_configuration_with_overrides(
+    job: str, arguments: list[str], key: str | None, value: object
+) -> None:
+    arguments = [str(PRESETS / item) if item.endswith(".yaml") else item for item in arguments]
+    command = [sys.executable, str(ROOT / "jobs" / f"{job}.py"), *arguments, "--print-config"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if key is None:
+        assert done.returncode == 2 and str(value) in done.stderr, done.stderr
+        return
+    assert done.returncode == 0, done.stderr
+    found = yaml.safe_load(done.stdout)
+    for part in key.split("."):
+        found = found[part]
+    assert found == value
+
+
+def test_every_job_is_in_the_table_above() -> None:
+    mark = test_every_job_prints_its_configuration_with_overrides.pytestmark[0]
+    assert {row[0] for row in mark.args[1]} == {path.stem for path in (ROOT / "jobs").glob("*.py")}
+
+
 def test_a_job_prints_its_configuration_and_refuses_bad_keys() -> None:
     job = [sys.executable, str(ROOT / "jobs" / "pretrain.py"), "--config", str(PRESETS / "demo.yaml")]
     printed = subprocess.run([*job, "--print-config", "train.lr=1e-4"], capture_output=True, text=True, check=True)

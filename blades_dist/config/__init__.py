@@ -19,6 +19,7 @@ from blades_dist.config.detect import (
     Resize,
 )
 from blades_dist.config.evaluate import EvaluateConfig, RobustnessConfig
+from blades_dist.config.inference import ExportConfig, PredictConfig
 from blades_dist.config.model import ImageTowerConfig, ModelConfig, TextTowerConfig
 from blades_dist.config.serve import ServeConfig
 from blades_dist.config.training import (
@@ -40,6 +41,7 @@ __all__ = [
     "BinaryConfig",
     "CalibrationConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "ExtractConfig",
     "FitConfig",
     "GuardConfig",
@@ -53,6 +55,7 @@ __all__ = [
     "ModelConfig",
     "OneClassConfig",
     "OperatingConfig",
+    "PredictConfig",
     "PretrainConfig",
     "RayConfig",
     "Resize",

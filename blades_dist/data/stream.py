@@ -18,6 +18,7 @@ from blades_dist.data.jitter import Jitter
 from blades_dist.data.order import Chunk, Position, after, chunks, global_batches
 from blades_dist.data.read import FaceBatch, read_rows
 from blades_dist.data.records import LANDMARKS, read_manifest
+from blades_dist.ray_private import mute_data_progress
 from blades_dist.tasks import TAGS
 
 __all__ = ["FaceBatch", "Position", "quiet_ray_data", "stream"]
@@ -118,7 +119,7 @@ def quiet_ray_data() -> DataContext:
 
 def _quiet(context: DataContext) -> DataContext:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that it was asked to be quiet
+    mute_data_progress()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.enable_auto_log_stats = False

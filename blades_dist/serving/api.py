@@ -1,4 +1,4 @@
-"""The HTTP interface, apart from Ray: routes over a ``work.Backend``. ``app`` puts it on Ray Serve."""
+"""The HTTP interface, apart from Ray: routes over a ``backend.Backend``. ``app`` runs it on Ray Serve."""
 
 import time
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from fastapi.openapi.utils import get_openapi
 import blades_dist
 from blades_dist.config.serve import ServiceConfig
 from blades_dist.serving import kserve
-from blades_dist.serving.backend import Backend, Options, judge, judge_many
+from blades_dist.serving.backend import Backend, DetectOptions, detect_image, detect_images
 from blades_dist.serving.bodies import MANY_IMAGES, ONE_IMAGE, many_images, one_image
-from blades_dist.serving.logs import log_handled
-from blades_dist.serving.middleware import BodyLimit, Desk, Envelope, Gate, Handled, Tokens
+from blades_dist.serving.logs import log_request
+from blades_dist.serving.middleware import AdmissionControl, BodyLimit, InFlight, RequestContext, RequestRecord, Tokens
 from blades_dist.serving.page import add_page
 from blades_dist.serving.problems import add_handlers, documented
 from blades_dist.serving.schema import (
@@ -40,12 +40,12 @@ def make_api(
     backend: Backend,
     config: ServiceConfig,
     tokens: Tokens,
-    observe: Callable[[Handled], None] = log_handled,
+    observe: Callable[[RequestRecord], None] = log_request,
     id_header: bool = True,
-    desk: Desk | None = None,
+    in_flight: InFlight | None = None,
 ) -> FastAPI:
-    """The application; ``observe`` is told of every request, ``id_header``: as in ``layers.Envelope``; ``desk`` closes
-    it."""
+    """The application; ``observe`` gets a record of every request, ``id_header``: as in ``middleware.RequestContext``;
+    ``in_flight`` drains it."""
     app = FastAPI(
         title="BLADES-dist detector",
         version=blades_dist.__version__,
@@ -54,8 +54,8 @@ def make_api(
         redirect_slashes=False,
     )
     app.add_middleware(BodyLimit, config=config)
-    app.add_middleware(Gate, config=config, tokens=tokens, desk=desk or Desk())
-    app.add_middleware(Envelope, observe=observe, id_header=id_header)
+    app.add_middleware(AdmissionControl, config=config, tokens=tokens, in_flight=in_flight or InFlight())
+    app.add_middleware(RequestContext, observe=observe, id_header=id_header)
     add_handlers(app)
     _add_detection(app, backend, config)
     _add_jobs(app, backend, config)
@@ -79,28 +79,28 @@ def _add_detection(app: FastAPI, backend: Backend, config: ServiceConfig) -> Non
         "/v1/detect",
         responses=documented(*_EVERY, 415, 422, 504),
         openapi_extra=ONE_IMAGE,
-        summary="Judge every face of one image",
+        summary="ImageBackend every face of one image",
     )
     async def detect(
         request: Request, fpr: FprParameter = None, faces: FacesParameter = "locate", model: ModelParameter = None
     ) -> DetectResponse:
         options = _options(request, fpr, faces, model)
-        judged = await judge(backend, await one_image(request), options, config.deadline_seconds)
-        request.scope["timings"] = judged.timings.model_dump()
-        return DetectResponse(**dict(judged), request_id=options.request_id)
+        result = await detect_image(backend, await one_image(request), options, config.deadline_seconds)
+        request.scope["timings"] = result.timings.model_dump()
+        return DetectResponse(**dict(result), request_id=options.request_id)
 
     @app.post(
         "/v1/detect/batch",
         responses=documented(*_EVERY, 415),
         openapi_extra=MANY_IMAGES,
-        summary="Judge many images; each gets a result or a problem",
+        summary="ImageBackend many images; each gets a result or a problem",
     )
     async def detect_batch(
         request: Request, fpr: FprParameter = None, faces: FacesParameter = "locate", model: ModelParameter = None
     ) -> BatchResponse:
         begin, options = time.perf_counter(), _options(request, fpr, faces, model)
         uploads, _ = await many_images(request, config.max_files)
-        results = await judge_many(backend, uploads, options, config.deadline_seconds)
+        results = await detect_images(backend, uploads, options, config.deadline_seconds)
         timings = BatchTimings(total=time.perf_counter() - begin)
         return BatchResponse(results=results, timings=timings, request_id=options.request_id)
 
@@ -111,7 +111,7 @@ def _add_jobs(app: FastAPI, backend: Backend, config: ServiceConfig) -> None:
         status_code=202,
         responses=documented(*_EVERY, 415, 429),
         openapi_extra=MANY_IMAGES,
-        summary="Judge many images later; ask for the results, or have them posted",
+        summary="ImageBackend many images later; ask for the results, or have them posted",
     )
     async def submit(
         request: Request,
@@ -134,8 +134,8 @@ def _add_jobs(app: FastAPI, backend: Backend, config: ServiceConfig) -> None:
         return Response(status_code=204)
 
 
-def _options(request: Request, fpr: float | None, faces: str, model: str | None) -> Options:
-    return Options(model, fpr, faces == "crop", request.scope.get("request_id", ""))
+def _options(request: Request, fpr: float | None, faces: str, model: str | None) -> DetectOptions:
+    return DetectOptions(model, fpr, faces == "crop", request.scope.get("request_id", ""))
 
 
 def _complete_openapi(app: FastAPI, secured: bool) -> None:

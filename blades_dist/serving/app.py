@@ -1,4 +1,4 @@
-"""The service on Ray Serve: built from a configuration, started, updated in place, stopped without a trace."""
+"""The service on Ray Serve: building its application from a configuration, starting, updating and stopping it."""
 
 import contextlib
 import hashlib
@@ -27,6 +27,7 @@ from blades_dist.config.serve import ServiceConfig
 from blades_dist.data.locate import make_locator
 from blades_dist.data.locate_models import LocatorError
 from blades_dist.detect.detector import INDEX, load_detector
+from blades_dist.ray_private import route_in_own_loop, versioned
 from blades_dist.serving.backend import AT_ONCE
 from blades_dist.serving.deployments import Decode, Front, Jobs
 from blades_dist.serving.jobs import read_webhooks
@@ -34,10 +35,10 @@ from blades_dist.serving.middleware import read_tokens
 from blades_dist.serving.model import Model
 
 APPLICATION = "blades"
-# Files that wait at one decoder. Whoever finds all decoders full looks again after up to half a second (Serve's own
-# time), which these must last for.
-AHEAD = 16
-SMALL_CPUS = 0.1  # logical CPUs of a front and of the jobs: they wait for the others
+# Queue length of one decoder replica. Serve's router backs off for up to half a second when all queues are full; a
+# queue must keep its decoder busy for that time.
+DECODER_QUEUE = 16
+SMALL_CPUS = 0.1  # logical CPUs of a front and of the jobs replica: they only wait for other replicas
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
@@ -56,7 +57,7 @@ def build(config: ServiceConfig) -> serve.Application:
     """
     values, version = _portable(config), _version(config)
     drain = {"graceful_shutdown_timeout_s": config.deadline_seconds, "graceful_shutdown_wait_loop_s": 0.2}
-    # How soon a replica that died is seen to have; one that does not answer still has Serve's own time for it.
+    # A replica that died is noticed within a second; one that does not answer has Serve's default time-out.
     common = drain | {"max_constructor_retry_count": 1, "logging_config": _QUIET, "health_check_period_s": 1}
     waiting = AT_ONCE * config.max_requests
 
@@ -71,15 +72,14 @@ def build(config: ServiceConfig) -> serve.Application:
             **common,
             **more,
         )(target)
-        # The version that Serve itself would take is random, and every deploy would restart every replica.
-        return made.options(version=version, _internal=True)
+        return versioned(made, version)
 
     def model(name: str, folder: Path, of: str, shadow: Any, background: bool) -> serve.Application:
         made = deployment(
             Model,
             name,
             config.model_cpus,
-            2 * config.max_batch_size,  # one batch being judged, one forming; a bound below one would cap it
+            2 * config.max_batch_size,  # one batch runs while the next one forms
             waiting,
             user_config={"folder": str(folder.resolve()), "id": _identity(folder)},
             actor={"num_gpus": 1} if config.gpu else {},
@@ -90,9 +90,9 @@ def build(config: ServiceConfig) -> serve.Application:
     shadows = {name: model(f"shadow-{name}", own, name, None, True) for name, own in config.shadow.items()}
     models = {name: model(f"model-{name}", own, name, shadows.get(name), False) for name, own in config.bundles.items()}
     decoders = _replicas(config.decoders, config.max_decoders, 1)
-    decode = deployment(Decode, "decode", config.decoder_cpus, AHEAD, waiting, **decoders).bind(values)
+    decode = deployment(Decode, "decode", config.decoder_cpus, DECODER_QUEUE, waiting, **decoders).bind(values)
     jobs = deployment(Jobs, "jobs", SMALL_CPUS, 100, 100).bind(values, decode, models)
-    # The front itself says 503, as a problem document; only far beyond its own bound Serve does, in plain text.
+    # The front refuses with 503 as a problem document; Serve would do so in plain text, so its bound lies higher.
     front = deployment(Front, "front", SMALL_CPUS, waiting + 64, waiting + 64, num_replicas=config.fronts)
     return front.bind(values, decode, models, jobs)
 
@@ -112,7 +112,7 @@ def running(config: ServiceConfig) -> Iterator[str]:
     check(config)
     _check_resources(config)
     _check_port(config.host, config.port)
-    # The last resort: every route has its own deadline.
+    # A last resort: every route has its own deadline.
     longest = config.receive_seconds + config.deadline_seconds * math.ceil(config.max_files / AT_ONCE) + 10
     http = HTTPOptions(host=config.host, port=config.port, request_timeout_s=longest)
     serve.start(proxy_location="HeadOnly", http_options=http, logging_config=_QUIET)
@@ -130,11 +130,11 @@ def running(config: ServiceConfig) -> Iterator[str]:
 
 
 def update(config: ServiceConfig, seconds: float = 120.0) -> None:
-    """Brings the bundles that now lie in the configured folders into the running service, without a pause.
+    """Loads the bundles that now lie in the configured folders into the running service, without downtime.
 
     Raises:
         FileNotFoundError, ValueError: one cannot be loaded; the service goes on as before.
-        TimeoutError: a replica has not taken its bundle up; its log says why.
+        TimeoutError: a replica has not loaded its bundle; its log says why.
     """
     check(config)
     _run(config)
@@ -156,7 +156,7 @@ def metrics_url() -> str:
 
 
 def check(config: ServiceConfig) -> None:
-    """Asks here, in one line, what a replica would else say in a trace.
+    """Validates what replicas would fail at, for an error message in one line.
 
     Raises:
         FileNotFoundError, ValueError: a bundle, its face locator, the tokens or the webhook secret cannot be used.
@@ -189,15 +189,12 @@ def wait_for_signal(on_hangup: Callable[[], None] = lambda: None) -> None:
 
 
 def _handle(name: str) -> DeploymentHandle[Any]:
-    """For this process, which runs no loop, whatever the environment says of those of replicas."""
-    handle: DeploymentHandle[Any] = serve.get_deployment_handle(name, APPLICATION)
-    if not handle.is_initialized:  # Serve gives the same one again
-        handle._init(_run_router_in_separate_loop=True)
-    return handle
+    """For this process, which runs no event loop."""
+    return route_in_own_loop(serve.get_deployment_handle(name, APPLICATION))
 
 
 def _answering(handle: DeploymentHandle[Any], seconds: float) -> set[str]:
-    """The detectors that the replicas of a bundle have; none while a replica is being replaced."""
+    """Ids of the detectors that a model's replicas have loaded; empty while a replica is being replaced."""
     try:
         return {spec.info.detector.id for spec in handle.broadcast("describe").results(timeout_s=seconds)}
     except (RayServeException, RayActorError):
@@ -205,8 +202,7 @@ def _answering(handle: DeploymentHandle[Any], seconds: float) -> set[str]:
 
 
 def _drain(seconds: float) -> None:
-    """Has every front finish what it works on and take nothing more; the parts behind it are still there then. Serve
-    would stop all of them at once."""
+    """Drains every front while the deployments behind it still run; Serve would stop all of them at once."""
     _handle("front").broadcast("drain", seconds).results(timeout_s=seconds + 5)
 
 
@@ -218,7 +214,7 @@ def _run(config: ServiceConfig, name: str = APPLICATION, route: str = "/") -> No
 
 
 def _reason(name: str, error: RuntimeError) -> str:
-    """The last line of the trace that a replica left: what it failed for."""
+    """The error at the end of the traceback of a replica that failed to start."""
     found = serve.status().applications.get(name)
     messages = [item.message for item in found.deployments.values()] if found else []
     lines = [line.strip() for text in (*messages, str(error)) for line in text.splitlines() if "Error: " in line]
@@ -254,7 +250,7 @@ def _version(config: ServiceConfig) -> str:
 def _identity(folder: Path) -> str:
     with contextlib.suppress(OSError):
         return hashlib.sha256((folder / INDEX).read_bytes()).hexdigest()
-    return ""  # the replica says what is wrong with it
+    return ""  # loading it in the replica reports the error
 
 
 def _check_resources(config: ServiceConfig) -> None:

@@ -1,4 +1,5 @@
-"""What routes and jobs ask of the parts behind them, and judging with a deadline, one image or many. No Ray here."""
+"""The interface between HTTP routes and what answers them, and detection with a deadline in one or many images. No Ray
+here."""
 
 import asyncio
 import logging
@@ -13,16 +14,16 @@ from blades_dist.detect.info import Preprocessing
 from blades_dist.detect.schema import ImageReport
 from blades_dist.serving.bodies import Upload
 from blades_dist.serving.problems import Refused
-from blades_dist.serving.schema import BatchItem, Job, Judged, ModelInfo, TensorInfo, Timings
+from blades_dist.serving.schema import BatchItem, ImageResult, Job, ModelInfo, TensorInfo
 
-AT_ONCE = 4  # images of one batch
+AT_ONCE = 4  # images of one request that are in progress
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Options:
-    """How to judge: ``model`` None is the default bundle, ``fpr`` None its own rate; ``whole``: the image is one face;
-    ``request_id`` for the log."""
+class DetectOptions:
+    """Parameters of a request: ``model`` None is the default bundle, ``fpr`` None its own rate; ``whole``: the image is
+    one face; ``request_id`` for the log."""
 
     model: str | None = None
     fpr: float | None = None
@@ -31,16 +32,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """A report and the seconds that its two parts took."""
-
-    report: ImageReport
-    prepare: float
-    score: float
-
-
-@dataclass(frozen=True)
-class Inferred:
+class Predictions:
     """Scores, p-values and flags of n crops, by the detector of that id."""
 
     detector: str
@@ -50,8 +42,8 @@ class Inferred:
 
 
 @dataclass(frozen=True)
-class Spec:
-    """What others must know of a bundle: ``key`` is equal for bundles that take the same crops."""
+class ModelSpec:
+    """What a client of a model deployment must know: ``key`` is equal for detectors that take the same crops."""
 
     key: str
     preprocessing: Preprocessing
@@ -61,30 +53,30 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Given:
-    """A model's report, and the id of the detector that answers now: another one where the crops were for an older."""
+class ModelReply:
+    """A model's report, and the id of its current detector: another one where the crops were made for an older."""
 
     report: ImageReport
-    newest: str
+    current: str
 
 
 @dataclass(frozen=True)
-class Stale:
-    """The crops are for no bundle of that replica; ``spec`` is that of the one it has."""
+class StaleCrops:
+    """The crops fit no detector of that replica; ``spec`` is that of the current one."""
 
-    spec: Spec
-
-
-class Judge(Protocol):
-    """What gives one image's report; it may raise Refused."""
-
-    async def judge(self, data: bytes, options: Options) -> Answered: ...
+    spec: ModelSpec
 
 
-class Backend(Judge, Protocol):
+class ImageBackend(Protocol):
+    """Detects in one image; it may raise Refused."""
+
+    async def detect(self, data: bytes, options: DetectOptions) -> ImageResult: ...
+
+
+class Backend(ImageBackend, Protocol):
     """Everything behind the routes; every method may raise Refused."""
 
-    async def infer(self, crops: np.ndarray, options: Options) -> Inferred: ...
+    async def infer(self, crops: np.ndarray, options: DetectOptions) -> Predictions: ...
 
     async def models(self) -> list[ModelInfo]: ...
 
@@ -92,41 +84,37 @@ class Backend(Judge, Protocol):
         """A model and what its encoder takes."""
         ...
 
-    async def submit(self, uploads: list[Upload], options: Options, webhook: str | None) -> Job: ...
+    async def submit(self, uploads: list[Upload], options: DetectOptions, webhook: str | None) -> Job: ...
 
     async def job(self, name: str) -> Job: ...
 
     async def drop_job(self, name: str) -> None: ...
 
 
-async def judge(backend: Judge, data: bytes, options: Options, deadline: float) -> Judged:
-    """One image, or 504 after ``deadline`` seconds.
+async def detect_image(backend: ImageBackend, data: bytes, options: DetectOptions, deadline: float) -> ImageResult:
+    """The result of one image, or 504 after ``deadline`` seconds.
 
     Raises:
         Refused: there is no answer; it says why.
     """
-    begin = time.perf_counter()
     try:
         async with asyncio.timeout(deadline):
-            answered = await backend.judge(data, options)
+            return await backend.detect(data, options)
     except TimeoutError:
         raise Refused(504, "deadline", f"there was no answer within {deadline:g} s") from None
-    total = time.perf_counter() - begin
-    timings = Timings(prepare=answered.prepare, score=answered.score, total=total)
-    return Judged(**dict(answered.report), timings=timings)
 
 
-async def judge_many(
-    backend: Judge, uploads: Sequence[Upload], options: Options, deadline: float, patience: float = 0.0
+async def detect_images(
+    backend: ImageBackend, uploads: Sequence[Upload], options: DetectOptions, deadline: float, patience: float = 0.0
 ) -> list[BatchItem]:
-    """A result an image, in order; what is wrong with one is no matter for the others. An image that meets a busy
-    service is tried again for ``patience`` seconds."""
-    room = asyncio.Semaphore(AT_ONCE)
+    """One result per image, in order; a failure of one leaves the others alone. An image that meets a busy service is
+    retried for ``patience`` seconds."""
+    limit = asyncio.Semaphore(AT_ONCE)
 
     async def one(index: int, upload: Upload) -> BatchItem:
-        async with room:
+        async with limit:
             try:
-                image = await _patiently(backend, upload.data, options, deadline, patience)
+                image = await _with_retries(backend, upload.data, options, deadline, patience)
                 return BatchItem(index=index, filename=upload.filename, image=image, problem=None)
             except Refused as refused:
                 problem = refused.problem(options.request_id)
@@ -138,11 +126,13 @@ async def judge_many(
     return list(await asyncio.gather(*(one(index, upload) for index, upload in enumerate(uploads))))
 
 
-async def _patiently(backend: Judge, data: bytes, options: Options, deadline: float, patience: float) -> Judged:
+async def _with_retries(
+    backend: ImageBackend, data: bytes, options: DetectOptions, deadline: float, patience: float
+) -> ImageResult:
     end, wait = time.monotonic() + patience, 0.1
     while True:
         try:
-            return await judge(backend, data, options, deadline)
+            return await detect_image(backend, data, options, deadline)
         except Refused as refused:
             if refused.status != 503 or time.monotonic() + wait > end:
                 raise

@@ -1,7 +1,7 @@
-"""Work that is cheaper together: what comes while the device is busy waits, and goes with the next batch. No Ray here.
+"""Dynamic batching: items that arrive while the device is busy wait, and form the next batch. No Ray here.
 
-Serve's own batching closes a batch after a fixed time whether the device is free or not, so that under load many small
-batches wait for it, one after another.
+Ray Serve's ``@serve.batch`` closes a batch after a fixed time whether the device is free or not, so that under load
+many small batches queue for it. It stays in front of this one for its time window (``model.Model._batch``).
 """
 
 import asyncio
@@ -13,10 +13,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Together(Generic[Item, Result]):
-    """Calls ``work`` (items to as many results) in threads: ``at_once`` calls at most, ``size`` items a call at most.
+class DynamicBatcher(Generic[Item, Result]):
+    """Calls ``work`` (items to as many results) in threads: at most ``at_once`` calls, at most ``size`` items a call.
 
-    ``wanted`` says just before an item's turn whether anybody still waits for it.
+    ``wanted`` says just before a batch is formed whether the item's caller still waits for it.
     """
 
     def __init__(
@@ -31,42 +31,42 @@ class Together(Generic[Item, Result]):
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def add(self, items: Sequence[Item]) -> list[Result | None]:
-        """Their results, in order; None for one that was not wanted any more. Raises what ``work`` raised."""
+        """Their results, in order; None for an item whose caller has gone. Raises what ``work`` raised."""
         loop = asyncio.get_running_loop()
         own = [(item, loop.create_future()) for item in items]
         self._waiting.extend(own)
-        self._begin()
+        self._start()
         return list(await asyncio.gather(*(future for _, future in own)))
 
-    def _begin(self) -> None:
-        while self._free and (taken := self._next()):
+    def _start(self) -> None:
+        while self._free and (batch := self._next()):
             self._free -= 1
-            task = asyncio.get_running_loop().create_task(self._run(taken))
+            task = asyncio.get_running_loop().create_task(self._run(batch))
             self._tasks.add(task)  # the loop itself holds tasks weakly
             task.add_done_callback(self._tasks.discard)
 
     def _next(self) -> list[tuple[Item, "asyncio.Future[Result | None]"]]:
-        taken: list[tuple[Item, asyncio.Future[Result | None]]] = []
-        while self._waiting and len(taken) < self._size:
+        batch: list[tuple[Item, asyncio.Future[Result | None]]] = []
+        while self._waiting and len(batch) < self._size:
             item, future = self._waiting.popleft()
             if future.done():
                 continue
             if self._wanted(item):
-                taken.append((item, future))
+                batch.append((item, future))
             else:
                 future.set_result(None)
-        return taken
+        return batch
 
-    async def _run(self, taken: list[tuple[Item, "asyncio.Future[Result | None]"]]) -> None:
+    async def _run(self, batch: list[tuple[Item, "asyncio.Future[Result | None]"]]) -> None:
         try:
-            results = await asyncio.to_thread(self._work, [item for item, _ in taken])
-            for (_, future), result in zip(taken, results, strict=True):
+            results = await asyncio.to_thread(self._work, [item for item, _ in batch])
+            for (_, future), result in zip(batch, results, strict=True):
                 if not future.done():
                     future.set_result(result)
         except Exception as error:
-            for _, future in taken:
+            for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
         finally:
             self._free += 1
-            self._begin()
+            self._start()

@@ -50,7 +50,7 @@ MANY_IMAGES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Upload:
-    """One image file as it came; its name is told to nobody but the sender."""
+    """One uploaded image file; its name appears in the response only, never in a log."""
 
     data: bytes
     filename: str | None = field(default=None, repr=False)
@@ -83,7 +83,7 @@ async def many_images(request: Request, most: int) -> tuple[list[Upload], str | 
     """
     kind = _kind(request)
     if kind == "multipart/form-data":
-        # One above the bound, so that too many are told from a damaged form.
+        # Well above the bound, so that too many files get a 413 and not the parser's error for a damaged form.
         async with request.form(max_files=10 * most, max_fields=8) as form:
             files = [value for value in form.getlist("file") if isinstance(value, UploadFile)]
             _check_count(len(files), most, "the form has no file in a field named 'file'")

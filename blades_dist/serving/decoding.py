@@ -1,4 +1,4 @@
-"""Files to face crops in a bounded child process, so that no upload can end or exhaust the service. No Ray here.
+"""Decoding of uploads in a child process with bounded time and memory (a sandbox). No Ray here.
 
 The same child as ingest's (``data.sandbox``), with another task: ``prepare`` instead of ``process_photo``.
 """
@@ -17,7 +17,7 @@ from blades_dist.detect.preprocess import Prepared, Unusable
 
 # What became of the child, as a reason of ``problems.STATUS_OF_REASON``.
 _REASONS = {"late": "deadline", "killed": "too_large", "crashed": "unreadable"}
-ATTEMPTS = 2  # at a file whose child was killed: by whom, or for whose memory, nobody knows after the first time
+ATTEMPTS = 2  # per file: a child may have been killed for another process's memory
 
 
 class DecodeProcess(BoundedProcess):

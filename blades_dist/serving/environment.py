@@ -1,22 +1,24 @@
-"""What Serve reads from the environment that Ray was started in. No Ray here."""
+"""Environment variables for the processes of Ray Serve; they must be set before Ray starts. No Ray here."""
 
 import os
 
+from blades_dist import ray_private
+
 # ``jobs/serve.py`` sets it for the cluster that it starts; docs/serving.md says what to do for one that runs already.
 # The service works without: slower, and with longer gaps when a part of it dies.
-_DIRECT = ("RAY_SERVE_USE_GRPC_BY_DEFAULT", "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH")
+_DIRECT = (ray_private.REPLICA_GRPC, ray_private.REPLICA_GRPC_MAX_BYTES)
 ENVIRONMENT = {
-    # A request whose front died is sent again, and the proxy's refusals are problem documents.
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "blades_dist.serving.proxy:middlewares",
-    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # how soon a proxy that died is seen to have
-    # Replicas call each other without the object store in between, and without a change of threads on either side:
-    # nothing of ours blocks a loop. The bound is on a message that one of them takes.
-    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
-    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-    "RAY_worker_niceness": "0",  # Ray gives way to all else on a machine; whoever asks the service waits for it
-    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # ten times a second take some hundredths of a core
+    # Retries requests whose front replica died; the proxy's own errors become problem documents.
+    ray_private.PROXY_MIDDLEWARE: "blades_dist.serving.proxy:middlewares",
+    ray_private.PROXY_HEALTH_CHECK_SECONDS: "1",  # a proxy that died is replaced after this time
+    # Replicas call each other by gRPC instead of through the object store, and without a hand-over between threads on
+    # either side: none of our code blocks an event loop.
+    ray_private.REPLICA_GRPC: "1",
+    ray_private.REPLICA_GRPC_MAX_BYTES: str(2**31 - 1),
+    ray_private.USER_CODE_THREAD: "0",
+    ray_private.ROUTER_LOOP: "0",
+    ray_private.WORKER_NICENESS: "0",  # not nice: clients wait for it
+    ray_private.CONTROL_LOOP_SECONDS: "0.5",  # Serve's 0.1 s costs some hundredths of a core
 }
 
 

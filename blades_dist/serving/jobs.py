@@ -1,6 +1,6 @@
-"""Work that is asked for now and fetched later, and the webhook that tells of its end. No Ray.
+"""Asynchronous jobs, and the webhook that delivers their results. No Ray.
 
-A bounded number of jobs, in memory, each gone after a time.
+A bounded number of jobs, in memory, each deleted after a time.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from typing import cast
 from urllib.parse import SplitResult, urlsplit
 
 from blades_dist.config.serve import ServiceConfig, is_loopback
-from blades_dist.serving.backend import Judge, Options, judge_many
+from blades_dist.serving.backend import DetectOptions, ImageBackend, detect_images
 from blades_dist.serving.bodies import Upload
 from blades_dist.serving.problems import Refused
 from blades_dist.serving.schema import BatchItem, Job, JobStatus
@@ -135,7 +135,7 @@ def _post(webhooks: Webhooks, parts: SplitResult, body: bytes) -> int:
         raw.close()
 
 
-RUNNING = 2  # jobs worked on at once; they share the service with those who wait for an answer
+RUNNING = 2  # jobs in progress; they share the models with synchronous requests
 _log = logging.getLogger(__name__)
 
 
@@ -150,21 +150,21 @@ class _Entry:
 
 
 class JobStore:
-    """Jobs of one process. They end with it: whoever asks then gets 404, and sends them again."""
+    """Jobs of one process; they are lost with it, and a client then gets 404 and submits again."""
 
     def __init__(
-        self, backend: Judge, config: ServiceConfig, webhooks: Webhooks, clock: Callable[[], float] = time.time
+        self, backend: ImageBackend, config: ServiceConfig, webhooks: Webhooks, clock: Callable[[], float] = time.time
     ) -> None:
         self._backend, self._config, self._webhooks, self._clock = backend, config, webhooks, clock
         self._jobs: dict[str, _Entry] = {}
-        self._room = asyncio.Semaphore(RUNNING)
+        self._running = asyncio.Semaphore(RUNNING)
 
-    def submit(self, uploads: Sequence[Upload], options: Options, webhook: str | None) -> Job:
-        """A new job, which begins by itself.
+    def submit(self, uploads: Sequence[Upload], options: DetectOptions, webhook: str | None) -> Job:
+        """Starts a new job.
 
         Raises:
-            Refused: 429 when there are too many, 413 when its images and those that wait are too large, 403 for a
-                webhook that is not allowed.
+            Refused: 429 when there are too many jobs, or too many bytes of images wait; 403 for a webhook that is not
+                allowed.
         """
         if webhook is not None:
             self._webhooks.check(webhook)
@@ -191,7 +191,7 @@ class JobStore:
         return self._shown(name, self._entry(name))
 
     def drop(self, name: str) -> None:
-        """Ends and forgets a job.
+        """Cancels and deletes a job.
 
         Raises:
             Refused: 404, there is none of that name.
@@ -202,7 +202,7 @@ class JobStore:
         del self._jobs[name]
 
     async def close(self) -> None:
-        """Ends all that runs."""
+        """Cancels all jobs in progress."""
         tasks = [entry.task for entry in self._jobs.values() if entry.task is not None]
         for task in tasks:
             task.cancel()
@@ -210,13 +210,13 @@ class JobStore:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(
-        self, name: str, entry: _Entry, uploads: list[Upload], options: Options, webhook: str | None
+        self, name: str, entry: _Entry, uploads: list[Upload], options: DetectOptions, webhook: str | None
     ) -> None:
         try:
-            async with self._room:
+            async with self._running:
                 entry.status = "running"
                 deadline, patience = self._config.deadline_seconds, self._config.job_seconds
-                entry.results = await judge_many(self._backend, uploads, options, deadline, patience)
+                entry.results = await detect_images(self._backend, uploads, options, deadline, patience)
             entry.status = "done"
         except Exception as error:
             _log.error("request %s: the job failed", options.request_id, exc_info=error)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, Field, ValidationError
 
 import blades_dist
-from blades_dist.serving.backend import Backend, Options
+from blades_dist.serving.backend import Backend, DetectOptions
 from blades_dist.serving.bodies import json_object
 from blades_dist.serving.problems import Refused, documented
 from blades_dist.serving.schema import (
@@ -98,7 +98,7 @@ def make_router(backend: Backend, most: int, deadline: float) -> APIRouter:
         _, tensor = await backend.input_of(name)
         asked = _validated(await json_object(request))
         crops = await asyncio.to_thread(_crops, asked.inputs[0], tensor, most)
-        options = Options(name, asked.parameters.fpr, request_id=request.scope.get("request_id", ""))
+        options = DetectOptions(name, asked.parameters.fpr, request_id=request.scope.get("request_id", ""))
         try:
             async with asyncio.timeout(deadline):
                 found = await backend.infer(crops, options)

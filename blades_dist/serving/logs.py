@@ -1,4 +1,4 @@
-"""One JSON object a line: what happened to a request, and nothing of what is in its picture."""
+"""Structured logging: one JSON object per line, nothing of which is of a picture."""
 
 import json
 import logging
@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from blades_dist.serving.middleware import Handled
+from blades_dist.serving.middleware import RequestRecord
 
 _NAME = "blades_dist.serving"
 _QUIET = {"/healthz", "/v2/health/live", "/v2/health/ready"}  # probes, many a minute
@@ -41,9 +41,9 @@ def event(name: str, level: int = logging.INFO, **fields: Any) -> None:
     _log.log(level, name, extra={"fields": fields})
 
 
-def log_handled(handled: Handled) -> None:
+def log_request(record: RequestRecord) -> None:
     """The line of one request; probes that went well get none."""
-    if handled.status < 400 and handled.route in _QUIET:
+    if record.status < 400 and record.route in _QUIET:
         return
-    level = logging.ERROR if handled.status >= 500 and handled.status != 503 else logging.INFO
-    event("request", level, **asdict(handled))
+    level = logging.ERROR if record.status >= 500 and record.status != 503 else logging.INFO
+    event("request", level, **asdict(record))

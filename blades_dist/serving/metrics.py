@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
-from blades_dist.serving.middleware import Handled
+from blades_dist.serving.middleware import RequestRecord
 
 _SECONDS = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
 
@@ -20,11 +20,11 @@ class RequestMetrics:
             "blades_request_seconds", "Seconds from a request's header to its answer.", _SECONDS, tag_keys=("path",)
         )
 
-    def observe(self, handled: Handled) -> None:
+    def observe(self, record: RequestRecord) -> None:
         """Counts one request."""
-        tags = {"path": handled.route, "status": str(handled.status), "reason": handled.reason or "none"}
+        tags = {"path": record.route, "status": str(record.status), "reason": record.reason or "none"}
         self._count.inc(1, tags)
-        self._seconds.observe(handled.seconds, {"path": handled.route})
+        self._seconds.observe(record.seconds, {"path": record.route})
 
 
 class DecodeMetrics:

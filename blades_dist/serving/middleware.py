@@ -1,4 +1,5 @@
-"""ASGI middleware: bearer tokens, bounds on requests, request ids, access log and security headers."""
+"""ASGI middleware, outermost first: ``RequestContext`` (request id, security headers, problem documents, access
+record), ``AdmissionControl`` (authentication, limits), ``BodyLimit``."""
 
 import asyncio
 import hashlib
@@ -95,8 +96,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Handled:
-    """One request as log and metrics tell it; nothing in it is of the picture. ``seconds`` from its header on."""
+class RequestRecord:
+    """One request for the access log and the metrics; nothing is of its picture. ``seconds`` start at its header."""
 
     request_id: str
     method: str
@@ -108,26 +109,26 @@ class Handled:
 
 
 @dataclass
-class Desk:
-    """How many requests are being worked on, and whether no more are taken in."""
+class InFlight:
+    """Number of requests in flight, and whether the server is draining."""
 
-    inside: int = 0
-    closed: bool = False
+    count: int = 0
+    draining: bool = False
 
     async def drain(self, seconds: float) -> None:
-        """Takes no more in, and returns when all inside are done, or after ``seconds``."""
-        self.closed, end = True, time.monotonic() + seconds
-        while self.inside and time.monotonic() < end:
+        """Refuses new requests; returns when those in flight are done, or after ``seconds``."""
+        self.draining, end = True, time.monotonic() + seconds
+        while self.count and time.monotonic() < end:
             await asyncio.sleep(0.05)
 
 
-class Envelope:
-    """Request ids, security headers, one ``Handled`` a request for ``observe``, and no trace of a fault of ours.
+class RequestContext:
+    """Request ids, security headers, a ``RequestRecord`` per request for ``observe``, exceptions as problem documents.
 
     ``id_header``: whether to send the id; Serve's proxy does so itself.
     """
 
-    def __init__(self, app: App, observe: Callable[[Handled], None], id_header: bool) -> None:
+    def __init__(self, app: App, observe: Callable[[RequestRecord], None], id_header: bool) -> None:
         self.app, self.observe, self.id_header = app, observe, id_header
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -140,7 +141,7 @@ class Envelope:
         name = scope["request_id"] = asked if _ID.fullmatch(asked) else uuid.uuid4().hex
         scope["timings"] = {}
 
-        async def dressed(message: Message) -> None:
+        async def with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -154,32 +155,32 @@ class Envelope:
             await send(message)
 
         try:
-            await self.app(scope, receive, dressed)
+            await self.app(scope, receive, with_headers)
         except ClientDisconnect:
             status = status or 499
             scope["reason"] = "disconnected"
         except Exception as error:
-            if status:  # the answer has begun; there is no other way to say that it is none
+            if status:  # the response has started; only the connection can be broken
                 raise
             refused = error
             if not isinstance(refused, Refused):
                 _log.error("request %s failed", name, exc_info=error)
                 refused = Refused(500, "internal", "the service failed on this request; its log says why")
             scope["reason"] = refused.reason
-            await problem_response(refused, name)(scope, receive, dressed)
+            await problem_response(refused, name)(scope, receive, with_headers)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             seconds = time.perf_counter() - begin
             reason = scope.get("reason", "")
-            self.observe(Handled(name, scope["method"], route, status, reason, seconds, scope["timings"]))
+            self.observe(RequestRecord(name, scope["method"], route, status, reason, seconds, scope["timings"]))
 
 
-class Gate:
-    """Refuses large headers (431), callers without a token (401), from elsewhere while there is none (403), and more
-    requests than may be worked on at once, or any while the service stops (503)."""
+class AdmissionControl:
+    """Refuses large headers (431), requests without a valid token (401) or, where no tokens are configured, from other
+    hosts (403), more requests in flight than ``max_requests``, and all of them while draining (503)."""
 
-    def __init__(self, app: App, config: ServiceConfig, tokens: Tokens, desk: Desk) -> None:
-        self.app, self.config, self.tokens, self.desk = app, config, tokens, desk
+    def __init__(self, app: App, config: ServiceConfig, tokens: Tokens, in_flight: InFlight) -> None:
+        self.app, self.config, self.tokens, self.in_flight = app, config, tokens, in_flight
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         size = sum(len(name) + len(value) for name, value in scope["headers"])
@@ -192,18 +193,18 @@ class Gate:
         open_to_all = path in OPEN_PATHS or path.startswith("/page/")
         if self.tokens and not open_to_all and not self.tokens.allow(headers.get("authorization", "")):
             raise Refused(401, "token", "send a valid token: Authorization: Bearer TOKEN")
-        if self.desk.closed and (scope["method"] == "POST" or path in READY_PATHS):
+        if self.in_flight.draining and (scope["method"] == "POST" or path in READY_PATHS):
             raise Refused(503, "stopping", "the service is being stopped")
         if scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        if self.desk.inside >= self.config.max_requests:
-            raise busy(f"{self.desk.inside} requests are being worked on; try again")
-        self.desk.inside += 1
+        if self.in_flight.count >= self.config.max_requests:
+            raise busy(f"{self.in_flight.count} requests are being worked on; try again")
+        self.in_flight.count += 1
         try:
             await self.app(scope, receive, send)
         finally:
-            self.desk.inside -= 1
+            self.in_flight.count -= 1
 
     def _check_origin(self, scope: Scope, headers: Headers) -> None:
         """Without tokens: this machine only, and under a name that no page of another site can give it."""
@@ -222,7 +223,7 @@ class Gate:
 
 
 class BodyLimit:
-    """Refuses a body as soon as it announces, or holds, more than its route allows (413), or takes too long (408)."""
+    """Refuses a body that announces or holds more bytes than its route allows (413), or arrives too slowly (408)."""
 
     def __init__(self, app: App, config: ServiceConfig) -> None:
         self.app, self.config = app, config
@@ -237,7 +238,7 @@ class BodyLimit:
 
         async def counted() -> Message:
             nonlocal seen, more
-            if not more:  # only a disconnect can come, and that at any time
+            if not more:  # only http.disconnect can follow, at any time
                 return await receive()
             try:
                 async with asyncio.timeout_at(end):

@@ -1,4 +1,4 @@
-"""Everything that can go wrong with a request, in one shape: problem details (RFC 9457)."""
+"""Errors of requests as problem details (RFC 9457)."""
 
 from typing import Any
 
@@ -91,7 +91,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Whatever a route raises on purpose leaves as a problem; ``layers.Envelope`` sees to faults of ours."""
+    """Refusals of routes become problem documents; for other exceptions ``middleware.RequestContext`` does it."""
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> Response:

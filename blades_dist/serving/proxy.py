@@ -1,5 +1,5 @@
-"""What Serve's HTTP proxy is given: a request whose front replica died under it is sent to another, and what the proxy
-itself refuses leaves as a problem document.
+"""Middleware of Ray Serve's HTTP proxy: it retries a request whose front replica died, and turns the proxy's own error
+responses into problem documents.
 
 The proxy calls ``middlewares`` where the environment says so (``environment.py``). No Ray here.
 """
@@ -12,20 +12,20 @@ from starlette.middleware import Middleware
 from blades_dist.serving.middleware import ANSWER_CSP, App, Message, Receive, Scope, Send
 from blades_dist.serving.problems import PROBLEM_TYPE, Refused, busy, problem_response
 
-ATTEMPTS, PAUSE = 3, 0.1  # seconds, doubled every time
-KEPT_BYTES, ALL_KEPT_BYTES = 20 * 2**20, 256 * 2**20  # of bodies that could be sent again: of one, and of all
-_ONCE = "/v1/jobs"  # a job that was taken in may have begun; judging twice is judging once
+ATTEMPTS, PAUSE = 3, 0.1  # seconds of back-off, doubled every time
+KEPT_BYTES, ALL_KEPT_BYTES = 20 * 2**20, 256 * 2**20  # buffered for retries: of one body, and of all
+_ONCE = "/v1/jobs"  # not idempotent: an accepted job may have started
 _SERVE_OWN = "/-/"  # paths that the proxy answers itself
 
 
 def middlewares() -> list[Middleware]:
     """For Serve, which calls it when a proxy starts."""
-    return [Middleware(Again)]
+    return [Middleware(RetryMiddleware)]
 
 
-class Again:
-    """Sends a request again whose replica died before it had begun to answer, as long as its body is small enough to be
-    kept meanwhile; puts a problem document in the place of an answer that is none of the front's."""
+class RetryMiddleware:
+    """Retries a request whose replica died before the response started, as long as its body fits the buffer; replaces
+    error responses of the proxy itself by problem documents."""
 
     def __init__(self, app: App, kept_bytes: int = KEPT_BYTES, all_kept_bytes: int = ALL_KEPT_BYTES) -> None:
         self.app, self.kept_bytes, self.all_kept_bytes = app, kept_bytes, all_kept_bytes
@@ -36,7 +36,7 @@ class Again:
             await self.app(scope, receive, send)
             return
         attempts = 1 if scope["method"] == "POST" and scope["path"] == _ONCE else ATTEMPTS
-        body, headers = _Body(self, receive), list(scope["headers"])
+        body, headers = _BufferedBody(self, receive), list(scope["headers"])
         try:
             for attempt in range(attempts):
                 own, answer = dict(scope) | {"headers": list(headers)}, _Answer(send)
@@ -65,10 +65,10 @@ class Again:
         await response(scope, receive, send)
 
 
-class _Body:
-    """A request's messages, kept to be received again."""
+class _BufferedBody:
+    """A request's messages, buffered to be received again."""
 
-    def __init__(self, all_: Again, receive: Receive) -> None:
+    def __init__(self, all_: RetryMiddleware, receive: Receive) -> None:
         self._all, self._receive = all_, receive
         self._messages: list[Message] = []
         self._size = self._next = 0
@@ -106,7 +106,7 @@ class _Body:
 
 
 class _Answer:
-    """Passes on what the front says; of what the proxy says in its place, keeps the status."""
+    """Passes the front's response on; of the proxy's own error response it keeps the status only."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -124,7 +124,7 @@ class _Answer:
 
 
 def _refusal(status: int) -> Refused:
-    """What the proxy's own status (0: it gave none) means to whoever asked."""
+    """The refusal for the proxy's own status (0: it sent no response)."""
     if status in (429, 503):
         return busy("too many requests wait; try again")
     if status == 408:

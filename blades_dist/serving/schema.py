@@ -1,4 +1,4 @@
-"""What the service says, and in which shape. Times are seconds, or seconds since 1970 where a field is a moment."""
+"""The bodies of responses. Times are seconds, or seconds since 1970 where a field is a moment."""
 
 from typing import Literal
 
@@ -30,13 +30,13 @@ class Timings(_Answer):
     total: float
 
 
-class Judged(ImageReport):
+class ImageResult(ImageReport):
     """Per-face results of one image: what ``jobs/predict.py --json`` gives for the file, plus timings in seconds."""
 
     timings: Timings
 
 
-class DetectResponse(Judged):
+class DetectResponse(ImageResult):
     """The answer on one image."""
 
     request_id: str
@@ -47,7 +47,7 @@ class BatchItem(_Answer):
 
     index: int
     filename: str | None
-    image: Judged | None
+    image: ImageResult | None
     problem: Problem | None
 
 

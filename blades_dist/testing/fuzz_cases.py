@@ -14,9 +14,9 @@ from typing import Any
 from PIL import Image
 
 from blades_dist.detect.preprocess import Unusable
-from blades_dist.serving.backend import Answered
 from blades_dist.serving.decoding import DecodeProcess
 from blades_dist.serving.problems import PROBLEM_TYPE, TITLES, unusable
+from blades_dist.serving.schema import ImageResult
 from blades_dist.testing.hostile_bytes import claimed_jpeg, claimed_tiff, claimed_webp, png, profile_bomb, text_bomb
 from blades_dist.testing.service import Local, encoded, small_config
 
@@ -77,12 +77,12 @@ class Bounded(Local):
         super().__init__(detector, config)
         self.process = process
 
-    async def judge(self, data: bytes, options: Any) -> Answered:
+    async def detect(self, data: bytes, options: Any) -> ImageResult:
         how = self.detector.info.preprocessing
         found = await asyncio.to_thread(self.process.prepare, data, how, options.whole)
         if isinstance(found, Unusable):
             raise unusable(found.reason, found.detail)
-        return await super().judge(data, options)
+        return await super().detect(data, options)
 
 
 def fuzz_config(**changes: Any) -> Any:

@@ -14,11 +14,12 @@ from blades_dist.detect.inspect import report
 from blades_dist.detect.preprocess import prepare
 from blades_dist.serving import kserve
 from blades_dist.serving.api import make_api
-from blades_dist.serving.backend import Answered, Inferred
+from blades_dist.serving.backend import Predictions
 from blades_dist.serving.jobs import JobStore, read_webhooks
 from blades_dist.serving.middleware import read_tokens
 from blades_dist.serving.model import describe
 from blades_dist.serving.problems import PROBLEM_TYPE, Refused, unusable
+from blades_dist.serving.schema import ImageResult, Timings
 
 
 class Local:
@@ -28,7 +29,7 @@ class Local:
         self.detector, self.config, self.hold = detector, config, hold
         self.store = JobStore(self, config, read_webhooks(config))
 
-    async def judge(self, data, options):
+    async def detect(self, data, options):
         self._check(options.model)
         if self.hold is not None:
             await self.hold.wait()
@@ -45,12 +46,14 @@ class Local:
             raise unusable(error.reason, error.detail) from None
         ready = time.perf_counter()
         results = self.detector.detect(prepared.crops, rate)
-        return Answered(report(self.detector, prepared, results), ready - begin, time.perf_counter() - ready)
+        end = time.perf_counter()
+        timings = Timings(prepare=ready - begin, score=end - ready, total=end - begin)
+        return ImageResult(**dict(report(self.detector, prepared, results)), timings=timings)
 
     async def infer(self, crops, options):
         results = self.detector.detect(crops, options.fpr)
         flagged = [r.verdict == "ai_generated" for r in results]
-        return Inferred(self.detector.id, [r.score for r in results], [r.p_value for r in results], flagged)
+        return Predictions(self.detector.id, [r.score for r in results], [r.p_value for r in results], flagged)
 
     async def models(self):
         return [describe(self.config.name, True, self.detector)]

@@ -1,7 +1,6 @@
 """DeepSpeed around the model: ZeRO 0, 1 or 2 on CPU (gloo) and GPU (NCCL)."""
 
 import logging
-import math
 
 import deepspeed
 import torch
@@ -18,6 +17,7 @@ from blades_dist.bilevel.hypergradient import push_forward
 from blades_dist.bilevel.lookahead import AdamW, Params, norm
 from blades_dist.config import TrainConfig
 from blades_dist.distributed import World
+from blades_dist.training import deepspeed_private
 from blades_dist.training.checkpoint import MOMENTS, adamw_state, load_adamw_state, trainable
 from blades_dist.training.torch_engine import adamw, moments
 
@@ -31,8 +31,7 @@ class DeepSpeedEngine:
 
     def __init__(self, module: nn.Module, config: TrainConfig, world: World, batch_size: int) -> None:
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-        # On CPUs DeepSpeed would compile a shared-memory collective at the first start; gloo needs no compiler.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed_private.use_gloo_on_cpu()
         self.world, self.stage = world, config.zero_stage
         self.engine, self.optimizer, *_ = deepspeed.initialize(
             model=module,
@@ -84,8 +83,7 @@ class DeepSpeedEngine:
             if self.stage == 0:
                 self._norm = float(norm(self.gradient().values()))
             else:
-                found = float(self.optimizer.scaled_global_norm())
-                self._norm = found if found >= 0 else math.nan  # DeepSpeed marks a norm that is not finite by -1
+                self._norm = deepspeed_private.gradient_norm(self.optimizer)
         return self._norm
 
     def adamw(self) -> AdamW:
@@ -98,16 +96,11 @@ class DeepSpeedEngine:
 
     def discard(self) -> None:
         self._norm, self._pending = None, False
-        self.engine.micro_steps -= self.engine.micro_steps % self.engine.gradient_accumulation_steps()
+        deepspeed_private.restart_accumulation(self.engine)
         if self.stage == 0:
             self.engine.zero_grad()
             return
-        # What DeepSpeed itself does when it refuses a step after an overflow.
-        self.optimizer.zero_grad(set_to_none=True)
-        self.optimizer.micro_step_id = -1
-        for group in list(self.optimizer.averaged_gradients):
-            self.optimizer.averaged_gradients[group] = None
-            self.optimizer.all_grad_tensors[group] = None
+        deepspeed_private.drop_gradients(self.optimizer)
 
     def _end_micro_batch(self) -> None:
         """DeepSpeed wants a ``step`` after every micro-batch; it moves the parameters after the last one only."""
@@ -145,8 +138,7 @@ class DeepSpeedEngine:
 
     @property
     def _inner(self) -> torch.optim.Optimizer:
-        # ZeRO's optimiser wraps torch's, which holds one flat shard of the moments a parameter group.
-        return self.optimizer if self.stage == 0 else self.optimizer.optimizer
+        return self.optimizer if self.stage == 0 else deepspeed_private.torch_optimizer(self.optimizer)
 
     def _make_flat_states(self) -> None:
         # torch makes the moments at its first step, and only then does ZeRO link them to the parameters' names.
@@ -154,7 +146,7 @@ class DeepSpeedEngine:
             for flat in group["params"]:
                 moments = {moment: torch.zeros_like(flat) for moment in MOMENTS}
                 self._inner.state[flat] = {"step": torch.tensor(0.0), **moments}
-        self.optimizer._lazy_init_hp_params_optimizer_state()
+        deepspeed_private.link_moments(self.optimizer)
 
 
 def deepspeed_config(config: TrainConfig, world: World, batch_size: int) -> dict[str, object]:

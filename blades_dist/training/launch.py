@@ -19,8 +19,8 @@ from blades_dist.files import alone
 from blades_dist.models.export import DESCRIPTION
 from blades_dist.settings import ConfigError
 from blades_dist.training import checkpoint_io, provenance
-from blades_dist.training.loggers import check_sinks
-from blades_dist.training.stopping import Stop
+from blades_dist.training.loggers import check_loggers
+from blades_dist.training.stopping import SignalHandler
 from blades_dist.training.validate import plot_trajectories, summary
 from blades_dist.training.worker import STOPPED, pretrain_worker
 
@@ -46,7 +46,7 @@ def check(config: PretrainConfig) -> PretrainConfig:
     data = config.data.model_copy(update={"shards": _absolute(config.data.shards)})
     start = None if config.start_from is None else _absolute(config.start_from)
     config = config.model_copy(update={"storage": _absolute(config.storage), "data": data, "start_from": start})
-    check_sinks(config)
+    check_loggers(config)
     _check_data(config)
     provenance.check_same_run(config, config.storage / config.name)
     _check_start(config)
@@ -83,24 +83,26 @@ def pretrain(config: PretrainConfig) -> Path:
     with alone(folder, refusal):
         provenance.write(config, folder)
         (folder / STOPPED).unlink(missing_ok=True)
-        stop = Stop()
-        stop.run(lambda: _fit(config, stop))
+        handler = SignalHandler()
+        handler.run(lambda: _fit(config, handler))
         if (folder / STOPPED).is_file():
             raise RunStoppedError(_why(json.loads((folder / STOPPED).read_text()), folder))
-        if stop.number is not None and not (folder / "encoder" / DESCRIPTION).is_file():
+        if handler.number is not None and not (folder / "encoder" / DESCRIPTION).is_file():
             at = checkpoint_io.saved(folder / checkpoint_io.FOLDER)
             where = f"checkpoint {at[0]}" if at else "before its first checkpoint"
-            raise RunInterruptedError(f"stopped at {where}; the same command goes on from there", stop.number)
+            raise RunInterruptedError(f"stopped at {where}; the same command goes on from there", handler.number)
     plot_trajectories(folder)
     print(summary(folder))
     return folder
 
 
-def build_trainer(config: PretrainConfig, callbacks: Sequence[UserCallback] = (), bell: Any = None) -> TorchTrainer:
+def build_trainer(
+    config: PretrainConfig, callbacks: Sequence[UserCallback] = (), stop_signal: Any = None
+) -> TorchTrainer:
     """The Ray Train run of a checked configuration. Its workers find their checkpoints by ``storage`` and ``name``;
-    what they report are metrics (``step``, ``epoch``, ``skipped``, and at read-outs ``coarse_auc``, ``coarse_loss``).
+    they report ``step``, ``epoch``, ``skipped``, and after a validation ``coarse_auc`` and ``coarse_loss``.
 
-    ``bell`` is a ``stopping.Bell`` at whose ring the workers save and end.
+    ``stop_signal`` is a ``stopping.StopSignal``: once it is set, the workers save a checkpoint and end.
     """
     train = config.train
     resources: dict[str, float] = {"CPU": train.cpus_per_worker}
@@ -108,7 +110,7 @@ def build_trainer(config: PretrainConfig, callbacks: Sequence[UserCallback] = ()
         resources["GPU"] = train.gpu_per_worker
     return TorchTrainer(
         pretrain_worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "bell": bell, "command": sys.argv},
+        train_loop_config={"config": config.model_dump(mode="json"), "stop_signal": stop_signal, "command": sys.argv},
         torch_config=TorchConfig(backend="nccl" if train.gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=train.workers,
@@ -144,15 +146,15 @@ def check_cluster(config: PretrainConfig) -> None:
             )
 
 
-def _fit(config: PretrainConfig, stop: Stop) -> Result:
+def _fit(config: PretrainConfig, handler: SignalHandler) -> Result:
     """Ray Train restarts lost workers by itself; a lost trainer (its controller actor) is started again here."""
     losses = 0
     while True:
         try:
-            return build_trainer(config, bell=stop.bell).fit()
+            return build_trainer(config, stop_signal=handler.stop_signal).fit()
         except RayActorError as error:
             losses += 1
-            if stop.number is not None or 0 <= config.train.max_failures < losses:
+            if handler.number is not None or 0 <= config.train.max_failures < losses:
                 raise
             print(f"the trainer was lost ({type(error).__name__}); start {losses + 1} of this run", flush=True)
             time.sleep(1)  # its workers are being ended by Ray

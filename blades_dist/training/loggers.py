@@ -1,6 +1,6 @@
-"""Where a run's scalars go: JSON lines, TensorBoard, and the tracking services MLflow and Weights & Biases.
+"""Metric loggers: JSON lines, TensorBoard, and the experiment trackers MLflow and Weights & Biases.
 
-A service's package is imported only where it is configured; its run has an ``id`` that a later start finds it by.
+A tracker's package is imported only where it is configured; its run has an ``id`` that a later start finds it by.
 """
 
 import importlib.util
@@ -24,25 +24,25 @@ from blades_dist.progress import Say
 from blades_dist.settings import ConfigError, flat
 
 METRICS = "metrics.jsonl"  # in a run folder
-STATE = "sinks.json"  # in a run folder: under which ids services know this run, and how far they were told
-CLOSE_SECONDS = 60.0  # what a service is given at the end to take what it was not told yet
+STATE = "sinks.json"  # in a run folder: this run's ids at the trackers, and the last steps logged there
+CLOSE_SECONDS = 60.0  # time for a tracker to receive the rest at the end
 NEEDED = {"mlflow": ("mlflow",), "wandb": ("wandb",)}
 
 Scalars = Mapping[str, float]
 
 
-class Sink(Protocol):
-    """Something that scalars go to."""
+class MetricLogger(Protocol):
+    """A destination of a run's scalars."""
 
-    def scalars(self, step: int, values: Scalars) -> None:
+    def log(self, step: int, values: Scalars) -> None:
         """Takes the values after 1-based ``step``; steps do not go back."""
 
     def close(self) -> None:
-        """Writes what is still held back."""
+        """Flushes and closes."""
 
 
-def check_sinks(config: PretrainConfig) -> None:
-    """Whether what the configured sinks need is installed; needs no cluster, imports none of it.
+def check_loggers(config: PretrainConfig) -> None:
+    """Whether the packages of the configured loggers are installed; needs no cluster, imports none of them.
 
     Raises:
         ConfigError: a package is missing; names the extra to install.
@@ -60,23 +60,23 @@ def check_sinks(config: PretrainConfig) -> None:
             )
 
 
-def open_sinks(config: PretrainConfig, folder: Path, step: int, say: Say) -> list[Sink]:
-    """The configured sinks of the run in ``folder``, which goes on after ``step`` steps (0: begins).
+def open_loggers(config: PretrainConfig, folder: Path, step: int, say: Say) -> list[MetricLogger]:
+    """The configured loggers of the run in ``folder``, which continues after ``step`` steps (0: starts).
 
-    What an earlier start has logged beyond ``step`` is dropped where that can be done; a service that was told of it
-    already is not told again. A service that fails is said so by ``say``, once, and never stops the training.
+    What an earlier start has logged beyond ``step`` is dropped where that can be done; what a tracker has already is
+    not sent again. The failure of a tracker is reported by ``say``, once, and never stops the training.
     """
-    told = read_metrics(folder)[-1:]
-    known = Known(folder, told[0]["step"] if told else 0)
-    sinks: list[Sink] = [JsonLines(folder, step)]
+    last = read_metrics(folder)[-1:]
+    tracked = TrackedRuns(folder, last[0]["step"] if last else 0)
+    opened: list[MetricLogger] = [JsonLinesLogger(folder, step)]
     for name in config.train.sinks.to:
         if name == "tensorboard":
-            sinks.append(TensorBoard(folder, step))
+            opened.append(TensorBoardLogger(folder, step))
             continue
 
-        make = MlflowRun if name == "mlflow" else WandbRun
-        sinks.append(InBackground(name, partial(_service, name, make, config, known), say))
-    return sinks
+        make = MlflowLogger if name == "mlflow" else WandbLogger
+        opened.append(BackgroundLogger(name, partial(_service_logger, name, make, config, tracked), say))
+    return opened
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -87,7 +87,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [steps[step] for step in sorted(steps)]
 
 
-class JsonLines:
+class JsonLinesLogger:
     """One line a logged step: ``step``, ``time`` (seconds since 1970) and the scalars; null where not finite."""
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -97,7 +97,7 @@ class JsonLines:
             write_atomically(file, kept)
         self._file = file.open("a", encoding="utf-8", buffering=1)
 
-    def scalars(self, step: int, values: Scalars) -> None:
+    def log(self, step: int, values: Scalars) -> None:
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **plain}) + "\n")
 
@@ -105,7 +105,7 @@ class JsonLines:
         self._file.close()
 
 
-class TensorBoard:
+class TensorBoardLogger:
     """Events in the run's ``tensorboard/``; a reader leaves out what an earlier start wrote beyond ``step``."""
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -113,7 +113,7 @@ class TensorBoard:
 
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
-    def scalars(self, step: int, values: Scalars) -> None:
+    def log(self, step: int, values: Scalars) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
@@ -122,34 +122,34 @@ class TensorBoard:
         self._writer.close()
 
 
-class After:
-    """Hands on what comes after ``step``: the rest the sink has been told by an earlier start."""
+class ResumedLogger:
+    """Passes on what comes after ``step``; an earlier start has logged the rest."""
 
-    def __init__(self, sink: Sink, step: int) -> None:
-        self._sink, self._step = sink, step
+    def __init__(self, logger: MetricLogger, step: int) -> None:
+        self._logger, self._step = logger, step
 
-    def scalars(self, step: int, values: Scalars) -> None:
+    def log(self, step: int, values: Scalars) -> None:
         if step > self._step:
-            self._sink.scalars(step, values)
+            self._logger.scalars(step, values)
 
     def close(self) -> None:
-        self._sink.close()
+        self._logger.close()
 
 
-class InBackground:
-    """A sink in a thread of its own, started there too: a slow service does not hold up a step.
+class BackgroundLogger:
+    """A logger that is opened and used in its own thread, so that a slow tracker does not delay a step.
 
-    The first failure is said and the sink is left alone from then on; ``metrics.jsonl`` has everything.
+    Its first failure is reported, and nothing more is sent to it; ``metrics.jsonl`` has everything.
     """
 
-    def __init__(self, name: str, start: Callable[[], Sink], say: Say) -> None:
+    def __init__(self, name: str, start: Callable[[], MetricLogger], say: Say) -> None:
         self._name, self._start, self._say = name, start, say
         self._todo: queue.SimpleQueue[tuple[int, Scalars] | None] = queue.SimpleQueue()
         # A daemon: a service that does not answer must not keep the process.
-        self._thread = threading.Thread(target=self._work, name=f"sink-{name}", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"logger-{name}", daemon=True)
         self._thread.start()
 
-    def scalars(self, step: int, values: Scalars) -> None:
+    def log(self, step: int, values: Scalars) -> None:
         self._todo.put((step, dict(values)))
 
     def close(self) -> None:
@@ -160,10 +160,10 @@ class InBackground:
 
     def _work(self) -> None:
         try:
-            sink = self._start()
+            logger = self._start()
             while (item := self._todo.get()) is not None:
-                sink.scalars(*item)
-            sink.close()
+                logger.log(*item)
+            logger.close()
         except Exception as error:  # whatever a service's client raises: training goes on
             reason = " ".join(str(error).split())[:300]
             self._say(
@@ -172,15 +172,15 @@ class InBackground:
             )
 
 
-class Known:
-    """The id of this run at each service and the last step that the service may have been told of, in ``STATE``.
+class TrackedRuns:
+    """The id of this run at each tracker and the last step that may have been logged there, in the file ``STATE``.
 
     ``last`` is the last step that an earlier start has logged.
     """
 
     def __init__(self, folder: Path, last: int) -> None:
         self.folder, self._file = folder, folder / STATE
-        self._lock = threading.Lock()  # services start in threads
+        self._lock = threading.Lock()  # trackers start in threads
         self._runs: dict[str, dict[str, Any]] = {}
         if self._file.is_file():
             runs = json.loads(self._file.read_text())
@@ -190,8 +190,8 @@ class Known:
     def id(self, name: str) -> str | None:
         return self._runs[name]["id"] if name in self._runs else None
 
-    def told(self, name: str, run: str) -> int:
-        """The last step that run ``run`` of the service was told of; one that is new is written down."""
+    def last_step(self, name: str, run: str) -> int:
+        """The last step logged to run ``run`` of the tracker ``name``; a new run is recorded."""
         with self._lock:
             if run != self.id(name):
                 self._runs[name] = {"id": run, "told": 0}
@@ -202,9 +202,9 @@ class Known:
         write_atomically(self._file, json.dumps(self._runs, indent=1) + "\n")
 
 
-def _service(name: str, make: Any, config: PretrainConfig, known: Known) -> Sink:
-    run = make(config, known.folder, known.id(name))
-    return After(run, known.told(name, run.id))
+def _service_logger(name: str, make: Any, config: PretrainConfig, tracked: TrackedRuns) -> MetricLogger:
+    run = make(config, tracked.folder, tracked.id(name))
+    return ResumedLogger(run, tracked.last_step(name, run.id))
 
 
 def _lines(file: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -226,11 +226,11 @@ _PARAMETERS_A_CALL = 100  # MLflow takes no more
 _PARAMETER_LENGTH = 6000
 
 
-class MlflowRun:
+class MlflowLogger:
     """An MLflow run; ``known`` is its id from an earlier start."""
 
     def __init__(self, config: PretrainConfig, folder: Path, known: str | None) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # who trains what is nobody else's business
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # no telemetry
         from mlflow.tracking import MlflowClient
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # not how it makes each table, in a run's log
@@ -243,7 +243,7 @@ class MlflowRun:
         else:
             self.id = self._create(config, None if sinks.mlflow_uri else folder.resolve() / "mlflow-artifacts")
 
-    def scalars(self, step: int, values: Scalars) -> None:
+    def log(self, step: int, values: Scalars) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -277,7 +277,7 @@ class MlflowRun:
         return run
 
 
-class WandbRun:
+class WandbLogger:
     """A run of Weights & Biases. Offline, each start writes a folder of its own under the same id."""
 
     def __init__(self, config: PretrainConfig, folder: Path, known: str | None) -> None:
@@ -310,7 +310,7 @@ class WandbRun:
             ),
         )
 
-    def scalars(self, step: int, values: Scalars) -> None:
+    def log(self, step: int, values: Scalars) -> None:
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees of a run while it trains, and how fast it was: log lines, scalars for sinks, ``speed.json``."""
+"""What a person sees of a run while it trains, and how fast it was: log lines, metrics, ``speed.json``."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from blades_dist.bilevel.build import TaskWeights
 from blades_dist.files import write_atomically
-from blades_dist.training.loggers import Scalars, Sink
+from blades_dist.training.loggers import MetricLogger, Scalars
 from blades_dist.training.prefetch import Waits
 from blades_dist.training.step import StepResult
 
@@ -17,7 +17,7 @@ SPEED = "speed.json"  # in the run folder: since the run's last start
 
 
 class Reporter:
-    """Tells every ``every``-th step, to the log and to ``sinks``; only the rank that reports has one."""
+    """Tells every ``every``-th step, to the log and to ``loggers``; only the rank that reports has one."""
 
     def __init__(
         self,
@@ -27,11 +27,11 @@ class Reporter:
         total: int,
         images_a_step: int,
         proxy: int,
-        sinks: Sequence[Sink] = (),
+        loggers: Sequence[MetricLogger] = (),
     ) -> None:
         self.folder, self.every, self.total = folder, every, total
         self.images_a_step, self.proxy = images_a_step, proxy
-        self._sinks = sinks
+        self._loggers = loggers
         self._begin = self._mark = time.monotonic()
         self._first = self._marked = first
         self._waits = Waits()
@@ -56,7 +56,7 @@ class Reporter:
             f"lambda {_brief(weights)} | data wait {share:.0%}"
         )
         speed = {"speed/images_per_second": rate, "speed/data_wait_share": share}
-        self.scalars(step, {"train/lr": lr} | speed | _scalars(losses, result, weights))
+        self.log(step, {"train/lr": lr} | speed | _scalars(losses, result, weights))
         self._mark, self._marked, self._waits = now, step, waits
 
     def finish(self, step: int, waits: Waits) -> None:
@@ -79,16 +79,16 @@ class Reporter:
             f"data wait {speed['data_wait_share']:.1%} of it, and {waits.start:.1f} s for the first batches before"
         )
 
-    def scalars(self, step: int, values: Scalars) -> None:
-        """Hands values after 1-based ``step`` to every sink."""
-        for sink in self._sinks:
-            sink.scalars(step, values)
+    def log(self, step: int, values: Scalars) -> None:
+        """Hands values after 1-based ``step`` to every logger."""
+        for logger in self._loggers:
+            logger.log(step, values)
 
     def close(self) -> None:
-        """Closes the sinks."""
+        """Closes the loggers."""
         with ExitStack() as open_ends:
-            for sink in self._sinks:
-                open_ends.callback(sink.close)
+            for logger in self._loggers:
+                open_ends.callback(logger.close)
 
 
 def _scalars(losses: dict[str, float], result: StepResult, weights: TaskWeights) -> dict[str, float]:

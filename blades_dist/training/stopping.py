@@ -1,4 +1,4 @@
-"""How a person's or a scheduler's wish to stop reaches the workers: SIGTERM, Ctrl-C, ``ray job stop``."""
+"""Graceful stop: how SIGTERM, Ctrl-C and ``ray job stop`` reach the workers."""
 
 import asyncio
 import signal
@@ -18,40 +18,41 @@ _POLL_SECONDS = 0.2
 
 
 @ray.remote(num_cpus=0)
-class Bell:
-    """An actor beside the driver: ``wait`` returns when ``ring`` was called."""
+class StopSignal:
+    """An actor beside the driver: ``wait`` returns once ``set`` was called."""
 
     def __init__(self) -> None:
-        self._rung = asyncio.Event()
+        self._event = asyncio.Event()
 
-    async def ring(self) -> None:
-        self._rung.set()
+    async def set(self) -> None:
+        self._event.set()
 
     async def wait(self) -> bool:
-        await self._rung.wait()
+        await self._event.wait()
         return True
 
 
-class Listener:
-    """One worker's ear: whether the bell was rung, without waiting. ``bell`` None never rings."""
+class StopListener:
+    """A worker's view of a stop signal, without waiting for it. ``signal`` None is never set."""
 
-    def __init__(self, bell: Any) -> None:
-        self._call = bell.wait.remote() if bell is not None else None
+    def __init__(self, signal: Any) -> None:
+        self._call = signal.wait.remote() if signal is not None else None
 
     @property
-    def rung(self) -> bool:
+    def requested(self) -> bool:
         if self._call is None:
             return False
         ready, _ = ray.wait([self._call], timeout=0)
-        return bool(ready)  # also when the bell is gone: then so is the driver, and this group soon
+        return bool(ready)  # also when the actor has died: then so has the driver, and this group soon
 
 
-class Stop:
-    """The driver's side. ``number`` is the signal that came, None while there was none."""
+class SignalHandler:
+    """The driver's side: sets ``stop_signal`` at SIGTERM or SIGINT, whose ``number`` is None before one came."""
 
     def __init__(self) -> None:
         here = ray.get_runtime_context().get_node_id()
-        self.bell = Bell.options(label_selector={ray._raylet.RAY_NODE_ID_KEY: here}).remote()  # type: ignore[attr-defined]
+        # Ray gives every node this label.
+        self.stop_signal = StopSignal.options(label_selector={"ray.io/node-id": here}).remote()  # type: ignore[attr-defined]
         self.number: int | None = None
 
     def run(self, work: Callable[[], Result]) -> Result:
@@ -70,19 +71,19 @@ class Stop:
         if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
             yield
             return
-        before = {number: signal.signal(number, self._came) for number in SIGNALS}
+        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _came(self, number: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.number is not None:
             raise KeyboardInterrupt
         self.number = number
         print("stopping: a checkpoint is saved after the present step; a second signal ends at once", flush=True)
-        self.bell.ring.remote()
+        self.stop_signal.set.remote()
 
 
 def _into(job: "Future[Result]", work: Callable[[], Result]) -> None:

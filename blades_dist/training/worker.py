@@ -1,21 +1,20 @@
 """Ray Train's function: what one worker does from the first step, or the last checkpoint, to the exported encoder.
 
-The loop over steps is ``Training.run``; the learning rate is a function of the step, so resuming needs no scheduler.
+Top-down: ``pretrain_worker`` sets up, ``Trainer.train`` is the loop (load, step, save, validate), ``export`` ends it.
+The learning rate is a function of the step, so resuming needs no scheduler.
 """
 
 import json
-import logging
 import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray.train
 import ray.train.torch
 import torch
-from ray.train.v2._internal.execution import context
 
 from blades_dist import __version__
 from blades_dist.config import PretrainConfig, TrainConfig
@@ -25,72 +24,203 @@ from blades_dist.data.stream import stream
 from blades_dist.files import write_atomically
 from blades_dist.models.export import freeze, save_encoder
 from blades_dist.models.joint import JointModel
+from blades_dist.ray_private import mute_train_reports
 from blades_dist.training import checkpoint
 from blades_dist.training.checkpoint import Progress, Skipped
 from blades_dist.training.determinism import prepare_environment
 from blades_dist.training.guard import NonFinite, check_equal
-from blades_dist.training.loggers import open_sinks
-from blades_dist.training.prefetch import Faces, Feed
+from blades_dist.training.loggers import open_loggers
+from blades_dist.training.prefetch import Faces, Feed, Waits
 from blades_dist.training.progress import Reporter, say
 from blades_dist.training.provenance import describe_run, record_start
 from blades_dist.training.run import Run, build, resume
 from blades_dist.training.sample import Sample, SampleLog, prepare
-from blades_dist.training.stopping import Listener
+from blades_dist.training.stopping import StopListener
 from blades_dist.training.validate import validate
 
 VALIDATION_ROWS = 20_000  # enough for intervals of +-0.7%; more would keep the other ranks waiting
+TRAIN, VAL = 0, 1  # which stream a random decision belongs to
+STOPPED = "stopped.json"  # in the run folder, when the guard ended the run
+PREEMPTION_SECONDS = 2.0  # between questions whether a node is about to be preempted: a call to another process
 
 
-def begin_report(run: Run, step: int, hosts: int, command: Sequence[str]) -> Reporter:
-    """Records this start of the run, after ``step`` steps; what rank 0 says from now on."""
-    config = run.config
-    start = describe_run(
-        config,
-        run.manifest,
-        device=run.device,
-        world_size=run.world.size,
-        hosts=hosts,
-        step=step,
-        command=command,
-    )
-    record_start(run.folder, start, say)
-    sinks = open_sinks(config, run.folder, step, say)
-    images = config.train.global_batch * config.train.accumulate
-    return Reporter(run.folder, config.train.log_every, step, run.total_steps, images, run.tasks.proxy, sinks)
+def pretrain_worker(settings: dict[str, Any]) -> None:
+    """Runs on every worker of a group; ``settings``: ``config``, a dumped ``PretrainConfig``; the driver's
+    ``stop_signal`` and ``command``."""
+    mute_train_reports()  # they would stand between the run's own lines
+    config = PretrainConfig.model_validate(settings["config"])
+    if config.train.deterministic:
+        prepare_environment()
+    workers_here = int(ray.train.get_context().get_local_world_size())
+    run = build(config, ray.train.torch.get_device(), workers_here)
+    with closing(run.writer), ExitStack() as stack:
+        progress = resume(run)
+        reporter = None
+        if run.leads:
+            reporter = start_report(run, progress.step, -(-run.world.size // workers_here), settings["command"])
+            stack.enter_context(closing(reporter))
+        train = stack.enter_context(_feed(run, config.data.train_split, TRAIN, progress.train))
+        val = stack.enter_context(_feed(run, config.data.val_split, VAL, progress.val))
+        log = stack.enter_context(SampleLog(run.folder, run.world, config.train.record_samples))
+        end = Trainer(run, train, val, log, reporter, settings["stop_signal"]).train(progress)
+        if end is not None:
+            ray.train.report(_progress_metrics(end) | (export(run, end) if run.leads else {}))
 
 
-def _report_on(run: Run, rows: int) -> dict[str, Any]:
-    config = run.config
-    batches = read_split(config.data.shards, config.data.val_split, config.data.image_size, rows)
-    how = config.read_out or config.manipulate
-    return validate(run.engine.module, batches, run.tasks, how, config.train.seed)
+@dataclass(frozen=True)
+class StepData:
+    """The micro-batches of one step, the validation batch if the step has one, and where both streams stand then."""
+
+    train: list[Sample]
+    val: Sample | None
+    train_position: Position
+    val_position: Position
 
 
-def read_out(run: Run) -> dict[str, float]:
-    """The proxy task on held-out photographs, as metrics; the other ranks wait at their report."""
-    report = _report_on(run, run.config.train.validate_rows)
-    return {"coarse_auc": report["coarse_auc"]["value"], "coarse_loss": report["coarse_loss"]}
+class Trainer:
+    """One worker's training loop, from where a run stands to its end."""
+
+    def __init__(
+        self, run: Run, train: Feed, val: Feed, log: SampleLog, reporter: Reporter | None, stop_signal: Any
+    ) -> None:
+        self.run, self.train_feed, self.val_feed, self.log, self.reporter = run, train, val, log, reporter
+        self._stop = StopListener(stop_signal if run.leads else None)
+        self._asked = time.monotonic()
+        self._preemption: Any = None  # the one that a checkpoint was already taken for
+
+    def train(self, progress: Progress) -> Progress | None:
+        """To the end; None when the guard or a signal has ended the run, at a checkpoint of the last good state."""
+        while progress.step < self.run.total_steps:
+            data = self._load(progress)
+            try:
+                progress = self._train_step(data, progress)
+            except _GuardStop as stopped:
+                self._save_refused(progress, stopped.error)
+                return None
+            stop = self._save_if_due(progress)
+            self._validate_if_due(progress)
+            if stop:
+                return None
+        if self.reporter:
+            self.reporter.finish(progress.step, self._waits)
+        self.run.writer.flush()
+        return progress
+
+    def _load(self, progress: Progress) -> StepData:
+        run, step, accumulate = self.run, progress.step, self.run.config.train.accumulate
+        batches, train_position, val_batch, val_position = [], progress.train, None, progress.val
+        for _ in range(accumulate):
+            batch, train_position = next(self.train_feed)
+            batches.append(batch)
+        if run.step.wants_validation(step):
+            val_batch, val_position = next(self.val_feed)
+        self.log.write(step, [batch.ids for batch in batches], val_batch.ids if val_batch else None)
+        train = [_sample(run, batch, TRAIN, step * accumulate + i) for i, batch in enumerate(batches)]
+        val = _sample(run, val_batch, VAL, step) if val_batch else None
+        return StepData(train, val, train_position, val_position)
+
+    def _train_step(self, data: StepData, progress: Progress) -> Progress:
+        run, step, skipped = self.run, progress.step, progress.skipped
+        lr = learning_rate(step, run.total_steps, run.config.train)
+        try:
+            result = run.step.run(step, lr, data.train, data.val)
+        except NonFinite as error:
+            skipped = self._skip(step, progress, error)
+        else:
+            if self.reporter:
+                self.reporter.step(step + 1, progress.train.epoch, lr, self._waits, result, run.weights)
+        return Progress(step + 1, data.train_position, data.val_position, skipped)
+
+    def _skip(self, step: int, progress: Progress, error: NonFinite) -> tuple[Skipped, ...]:
+        """The skipped steps with this one.
+
+        Raises:
+            _GuardStop: the guard is to stop at once, or too many steps were skipped.
+        """
+        guard = self.run.config.train.guard
+        skipped = (*progress.skipped, Skipped(step, str(error)))
+        if guard.nonfinite == "stop" or len(skipped) > guard.max_skips:
+            raise _GuardStop(error)
+        if self.run.leads:
+            say(f"skipped: {error} ({len(skipped)} of at most {guard.max_skips})")
+        return skipped
+
+    def _save_refused(self, progress: Progress, error: NonFinite) -> None:
+        """Saves the state before the refused step, and why the run ends."""
+        self._save(progress)
+        self.run.writer.flush()
+        if self.run.leads:
+            what = {"step": error.step, "what": error.what, "tasks": error.tasks, "ids": error.ids}
+            write_atomically(self.run.folder / STOPPED, json.dumps({**what, "saved_step": progress.step}))
+            say(f"stopped: {error}")
+
+    def _save_if_due(self, progress: Progress) -> bool:
+        """A checkpoint, or the check of the guard, where one is due; whether the run is to stop at it."""
+        run, guard, step = self.run, self.run.config.train.guard, progress.step
+        stop, ask = self._agree()
+        preempted = ask and self._preempted()
+        if self._checkpoint_due(step) or stop or preempted:
+            self._save(progress)
+        elif step % guard.check_every == 0:
+            check_equal(run.weights, run.world, run.device, step)
+        if stop or preempted:
+            run.writer.flush()
+            if run.leads:
+                why = "stopped on request" if stop else "a node is about to be taken away"
+                say(f"{why}: the checkpoint of step {step} is complete")
+        return stop
+
+    def _validate_if_due(self, progress: Progress) -> None:
+        """Metrics for Ray, where it waits for all ranks; the validation after the last step is ``export``'s."""
+        run, every, step = self.run, self.run.config.train.validate_every, progress.step
+        due = every is not None and step % every == 0
+        if not (due or self._checkpoint_due(step)):
+            return
+        values = validation_metrics(run) if run.leads and due and step < run.total_steps else {}
+        if self.reporter and values:
+            self.reporter.log(step, {f"val/{name}": value for name, value in values.items()})
+        ray.train.report(_progress_metrics(progress) | values)
+
+    def _checkpoint_due(self, step: int) -> bool:
+        return step % self.run.config.train.checkpoint_every == 0 or step == self.run.total_steps
+
+    def _agree(self) -> tuple[bool, bool]:
+        """What all workers do alike after this step: stop, ask about preemption. One small collective."""
+        run, now = self.run, time.monotonic()
+        ask = run.leads and now - self._asked >= PREEMPTION_SECONDS
+        if ask:
+            self._asked = now
+        flags = torch.tensor([self._stop.requested, ask, *run.writer.outlook], dtype=torch.int64, device=run.device)
+        stop, ask, written, failed = run.world.sum(flags).tolist()
+        run.writer.agreed(written, failed)
+        return bool(stop), bool(ask)
+
+    def _preempted(self) -> bool:
+        """Whether a node of this group is to be preempted that no checkpoint was taken for yet; every rank calls."""
+        info = ray.train.get_preemption_info()
+        if info is None or info == self._preemption:
+            return False
+        self._preemption = info
+        return True
+
+    def _save(self, progress: Progress) -> None:
+        """Every rank takes part in collecting the state and writes its share of it, while training goes on."""
+        run = self.run
+        check_equal(run.weights, run.world, run.device, progress.step)
+        weights = run.weights.state_dict()
+        run.writer.begin(checkpoint.snapshot(run.engine, weights, progress, run.world, run.manifest))
+
+    @property
+    def _waits(self) -> Waits:
+        return self.train_feed.waits + self.val_feed.waits
 
 
-def finish(run: Run, progress: Progress) -> dict[str, float]:
-    """What the run leaves behind for people and for the next job; the last read-out as metrics."""
-    config, folder = run.config, run.folder
-    skipped = [asdict(step) for step in progress.skipped]
-    weights = {**run.weights.report(), "history": run.weights.history, "skipped_steps": skipped}
-    write_atomically(folder / "weights.json", json.dumps(weights))
-    report = _report_on(run, VALIDATION_ROWS)
-    write_atomically(folder / "validation.json", json.dumps(report, indent=1))
-    provenance = {
-        "manifest": run.manifest,
-        "config": config.model_dump(mode="json"),
-        "version": __version__,
-        "steps": run.total_steps,
-        "lambda": run.weights.as_dict(),
-    }
-    model = run.engine.module
-    assert isinstance(model, JointModel)
-    save_encoder(freeze(model, run.tasks, config.data.image_size, provenance), folder / "encoder")
-    return {"coarse_auc": report["coarse_auc"]["value"], "coarse_loss": report["coarse_loss"]}
+class _GuardStop(Exception):
+    """The guard ends the run at this step."""
+
+    def __init__(self, error: NonFinite) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
@@ -103,168 +233,62 @@ def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * min((step - config.warmup_steps) / span, 1.0)))
 
 
-TRAIN, VAL = 0, 1  # which stream a random decision belongs to
-STOPPED = "stopped.json"  # in the run folder, when the guard ended the run
-LOOK_SECONDS = 2.0  # between looks whether a node is about to be taken away: asking is a call to another process
+def start_report(run: Run, step: int, hosts: int, command: Sequence[str]) -> Reporter:
+    """Records this start of the run, after ``step`` steps; the reporter of rank 0."""
+    config = run.config
+    start = describe_run(
+        config,
+        run.manifest,
+        device=run.device,
+        world_size=run.world.size,
+        hosts=hosts,
+        step=step,
+        command=command,
+    )
+    record_start(run.folder, start, say)
+    loggers = open_loggers(config, run.folder, step, say)
+    images = config.train.global_batch * config.train.accumulate
+    return Reporter(run.folder, config.train.log_every, step, run.total_steps, images, run.tasks.proxy, loggers)
 
 
-def pretrain_worker(settings: dict[str, Any]) -> None:
-    """Runs on every worker of a group; ``settings``: ``config``, a dumped ``PretrainConfig``; ``bell`` and ``command``
-    of the driver."""
-    # Ray Train's line for every report would stand between the run's own.
-    logging.getLogger(context.__file__).addFilter(_is_no_report)
-    config = PretrainConfig.model_validate(settings["config"])
-    if config.train.deterministic:
-        prepare_environment()
-    workers_here = int(ray.train.get_context().get_local_world_size())
-    run = build(config, ray.train.torch.get_device(), workers_here)
-    with closing(run.writer), ExitStack() as open_ends:
-        progress = resume(run)
-        reporter = None
-        if run.leads:
-            reporter = begin_report(run, progress.step, -(-run.world.size // workers_here), settings["command"])
-            open_ends.enter_context(closing(reporter))
-        train = open_ends.enter_context(_feed(run, config.data.train_split, TRAIN, progress.train))
-        val = open_ends.enter_context(_feed(run, config.data.val_split, VAL, progress.val))
-        log = open_ends.enter_context(SampleLog(run.folder, run.world, config.train.record_samples))
-        end = Training(run, train, val, log, reporter, settings["bell"]).run_from(progress)
-        if end is not None:
-            ray.train.report(_metrics(end) | (finish(run, end) if run.leads else {}))
+def validation_metrics(run: Run) -> dict[str, float]:
+    """The proxy task on held-out photographs, as metrics; the other ranks wait at their report."""
+    return _coarse(_validation_report(run, run.config.train.validate_rows))
 
 
-def _is_no_report(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith("Reporting training result")
+def export(run: Run, progress: Progress) -> dict[str, float]:
+    """Writes the task weights, the validation report and the frozen encoder; the last validation as metrics."""
+    config, folder = run.config, run.folder
+    skipped = [asdict(step) for step in progress.skipped]
+    weights = {**run.weights.report(), "history": run.weights.history, "skipped_steps": skipped}
+    write_atomically(folder / "weights.json", json.dumps(weights))
+    report = _validation_report(run, VALIDATION_ROWS)
+    write_atomically(folder / "validation.json", json.dumps(report, indent=1))
+    provenance = {
+        "manifest": run.manifest,
+        "config": config.model_dump(mode="json"),
+        "version": __version__,
+        "steps": run.total_steps,
+        "lambda": run.weights.as_dict(),
+    }
+    model = run.engine.module
+    assert isinstance(model, JointModel)
+    save_encoder(freeze(model, run.tasks, config.data.image_size, provenance), folder / "encoder")
+    return _coarse(report)
 
 
-class Training:
-    """One worker's steps from where a run stands to its end, and what is due between them."""
-
-    def __init__(self, run: Run, train: Feed, val: Feed, log: SampleLog, reporter: Reporter | None, bell: Any) -> None:
-        self.run, self.train, self.val, self.log, self.reporter = run, train, val, log, reporter
-        self._listener = Listener(bell if run.leads else None)
-        self._looked = time.monotonic()
-        self._warned: Any = None  # the preemption that a checkpoint was already taken for
-
-    def run_from(self, progress: Progress) -> Progress | None:
-        """To the end; None when the guard or a signal has ended the run, at a checkpoint of the last good state."""
-        run = self.run
-        for step in range(progress.step, run.total_steps):
-            try:
-                progress = self._step(step, progress)
-            except _Refused as refused:
-                self._give_up(progress, refused.error)
-                return None
-            if not self._after_step(progress):
-                return None
-        if self.reporter:
-            self.reporter.finish(progress.step, self.train.waits + self.val.waits)
-        run.writer.flush()
-        return progress
-
-    def _step(self, step: int, progress: Progress) -> Progress:
-        run, config = self.run, self.run.config
-        batches, train_at, held_out, val_at = [], progress.train, None, progress.val
-        for _ in range(config.train.accumulate):
-            batch, train_at = next(self.train)
-            batches.append(batch)
-        if run.step.wants_validation(step):
-            held_out, val_at = next(self.val)
-        self.log.write(step, [batch.ids for batch in batches], held_out.ids if held_out else None)
-        lr = learning_rate(step, run.total_steps, config.train)
-        first = step * config.train.accumulate
-        samples = [_sample(run, batch, TRAIN, first + i) for i, batch in enumerate(batches)]
-        try:
-            result = run.step.run(step, lr, samples, _sample(run, held_out, VAL, step) if held_out else None)
-        except NonFinite as error:
-            return Progress(step + 1, train_at, val_at, self._skipped(step, progress, error))
-        if self.reporter:
-            waits = self.train.waits + self.val.waits
-            self.reporter.step(step + 1, progress.train.epoch, lr, waits, result, run.weights)
-        return Progress(step + 1, train_at, val_at, progress.skipped)
-
-    def _skipped(self, step: int, progress: Progress, error: NonFinite) -> tuple[Skipped, ...]:
-        guard = self.run.config.train.guard
-        skipped = (*progress.skipped, Skipped(step, str(error)))
-        if guard.nonfinite == "stop" or len(skipped) > guard.max_skips:
-            raise _Refused(error)
-        if self.run.leads:
-            say(f"skipped: {error} ({len(skipped)} of at most {guard.max_skips})")
-        return skipped
-
-    def _give_up(self, progress: Progress, error: NonFinite) -> None:
-        """Saves the state before the refused step, and says why there is no more."""
-        self._save(progress)
-        self.run.writer.flush()
-        if self.run.leads:
-            what = {"step": error.step, "what": error.what, "tasks": error.tasks, "ids": error.ids}
-            write_atomically(self.run.folder / STOPPED, json.dumps({**what, "saved_step": progress.step}))
-            say(f"stopped: {error}")
-
-    def _after_step(self, progress: Progress) -> bool:
-        """Checkpoints, checks and reports that are due; False when the run is to stop, at a complete checkpoint."""
-        run, train, step = self.run, self.run.config.train, progress.step
-        stop, look = self._signs()
-        due = step % train.checkpoint_every == 0 or step == run.total_steps
-        warned = look and self._preempted()
-        if due or stop or warned:
-            self._save(progress)
-        elif step % train.guard.check_every == 0:
-            check_equal(run.weights, run.world, run.device, step)
-        if stop or warned:
-            run.writer.flush()
-            if run.leads:
-                why = "stopped on request" if stop else "a node is about to be taken away"
-                say(f"{why}: the checkpoint of step {step} is complete")
-        if due or (train.validate_every is not None and step % train.validate_every == 0):
-            self._report(progress)
-        return not stop
-
-    def _signs(self) -> tuple[bool, bool]:
-        """What all workers are to do alike after this step: stop, ask about preemption. One small collective."""
-        run, now = self.run, time.monotonic()
-        look = run.leads and now - self._looked >= LOOK_SECONDS
-        if look:
-            self._looked = now
-        signs = torch.tensor([self._listener.rung, look, *run.writer.outlook], dtype=torch.int64, device=run.device)
-        stop, look, written, failed = run.world.sum(signs).tolist()
-        run.writer.agreed(written, failed)
-        return bool(stop), bool(look)
-
-    def _preempted(self) -> bool:
-        """Whether a node of this group is to be taken away that no checkpoint was taken for yet; every rank calls."""
-        info = ray.train.get_preemption_info()
-        if info is None or info == self._warned:
-            return False
-        self._warned = info
-        return True
-
-    def _save(self, progress: Progress) -> None:
-        """Every rank takes part in collecting the state and writes its share of it, while training goes on."""
-        run = self.run
-        check_equal(run.weights, run.world, run.device, progress.step)
-        weights = run.weights.state_dict()
-        run.writer.begin(checkpoint.snapshot(run.engine, weights, progress, run.world, run.manifest))
-
-    def _report(self, progress: Progress) -> None:
-        """Metrics for Ray, where it waits for all ranks; the read-out of the end is ``finish``'s."""
-        run, every, step = self.run, self.run.config.train.validate_every, progress.step
-        values: dict[str, float] = {}
-        if run.leads and every is not None and step % every == 0 and step < run.total_steps:
-            values = read_out(run)
-        if self.reporter and values:
-            self.reporter.scalars(step, {f"val/{name}": value for name, value in values.items()})
-        ray.train.report(_metrics(progress) | values)
+def _validation_report(run: Run, rows: int) -> dict[str, Any]:
+    config = run.config
+    batches = read_split(config.data.shards, config.data.val_split, config.data.image_size, rows)
+    how = config.read_out or config.manipulate
+    return validate(run.engine.module, batches, run.tasks, how, config.train.seed)
 
 
-class _Refused(Exception):
-    """A step that the guard does not let pass."""
-
-    def __init__(self, error: NonFinite) -> None:
-        super().__init__(str(error))
-        self.error = error
+def _coarse(report: dict[str, Any]) -> dict[str, float]:
+    return {"coarse_auc": report["coarse_auc"]["value"], "coarse_loss": report["coarse_loss"]}
 
 
-def _metrics(progress: Progress) -> dict[str, Any]:
+def _progress_metrics(progress: Progress) -> dict[str, Any]:
     return {"step": progress.step, "epoch": progress.train.epoch, "skipped": len(progress.skipped)}
 
 

@@ -14,7 +14,7 @@ from blades_dist.tuning.config import SweepConfig
 from blades_dist.tuning.ledger import DEFAULT, Ledger
 from blades_dist.tuning.plan import Plan, total_steps
 from blades_dist.tuning.proposals import FromOptuna, FromPopulation
-from blades_dist.tuning.searcher import Halving, Runs
+from blades_dist.tuning.searcher import PlanSearcher, ResumableASHA
 from blades_dist.tuning.trial import EncoderTrial
 
 Bundle = dict[str, float]
@@ -109,14 +109,14 @@ def _tune(config: SweepConfig, plan: Plan, ledger: Ledger, at_once: int, say: Ca
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     steps = total_steps(config.pretrain)
-    halving = Halving(config.encoders, steps, ledger) if config.encoders.scheduler == "asha" else None
+    asha = ResumableASHA(config.encoders, steps, ledger) if config.encoders.scheduler == "asha" else None
     folder = config.folder / _TUNE
     shutil.rmtree(folder, ignore_errors=True)
     tuner = tune.Tuner(
         tune.with_resources(EncoderTrial, PlacementGroupFactory([{"CPU": config.driver_cpus}])),
         tune_config=TuneConfig(
-            search_alg=Runs(plan, ledger, at_once, say),
-            scheduler=halving,
+            search_alg=PlanSearcher(plan, ledger, at_once, say),
+            scheduler=asha,
             num_samples=-1,
             trial_name_creator=_name,
             trial_dirname_creator=_name,

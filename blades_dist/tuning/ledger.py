@@ -60,7 +60,7 @@ class Ledger:
         return self.runs[name]
 
     def report(self, run: str, step: int, value: float) -> bool:
-        """Notes a read-out; False where that step was noted already, by a run that was resumed from before it."""
+        """Records a validation result; False where a run, resumed from before that step, repeats it."""
         if any(step <= known for known, _ in self.runs[run].reports):
             return False
         self._append({"event": "report", "name": run, "step": step, "value": value})

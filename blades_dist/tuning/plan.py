@@ -1,4 +1,4 @@
-"""Which run comes next: what was left open, further seeds of what has finished, then new configurations. No Ray."""
+"""The next run of a sweep: unfinished runs, further seeds of finished candidates, then new candidates. No Ray."""
 
 from pathlib import Path
 
@@ -97,7 +97,7 @@ class Plan:
         if config.pretrain.train.threads_per_worker is None and self._threads is not None:
             train["threads_per_worker"] = self._threads
         train["validate_every"] = search.validate_every
-        # Read-outs of all trials are of the same manipulations, whichever they train on.
+        # All trials are validated on the same manipulations, whichever they train on.
         read_out = config.objective.reference.model_copy(update={"photographic_share": 0.5})
         measured = True
         start: dict[str, object] = {}

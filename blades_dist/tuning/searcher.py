@@ -1,5 +1,6 @@
-"""A plan as Ray Tune's searcher, and Tune's halving fed with what earlier starts of the sweep have seen."""
+"""The plan as a Ray Tune searcher, and ASHA that continues with the results of earlier starts of the sweep."""
 
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,13 +10,13 @@ from ray.tune.search import Searcher
 
 from blades_dist.progress import Say
 from blades_dist.tuning.config import EncoderSearch
-from blades_dist.tuning.drive import METRIC
 from blades_dist.tuning.ledger import DEFAULT, Ledger
 from blades_dist.tuning.plan import Plan
+from blades_dist.tuning.train_run import METRIC
 
 
-class Runs(Searcher):
-    """Hands Tune the plan's jobs, at most ``at_once`` at a time, and writes down what becomes of them."""
+class PlanSearcher(Searcher):
+    """Suggests the plan's jobs, at most ``at_once`` at a time, and records their results in the ledger."""
 
     def __init__(self, plan: Plan, ledger: Ledger, at_once: int, say: Say) -> None:
         super().__init__(metric=METRIC, mode="max")
@@ -60,12 +61,12 @@ class Runs(Searcher):
         """Nothing: the ledger has it all."""
 
 
-class Halving(ASHAScheduler):
-    """Asynchronous successive halving over the first seed of every candidate.
+class ResumableASHA(ASHAScheduler):
+    """ASHA (Li et al. 2020) over the first seed of every candidate.
 
-    The default configuration sets marks for others but is never stopped, since the best is compared with it. Further
-    seeds are of candidates that have come through. Ray Tune forgets a scheduler's marks when a sweep is restored;
-    these are told again from the ledger, under the run's name in place of Tune's id of the trial.
+    The default configuration counts in the rungs but is never stopped, since the best is compared with it; further
+    seeds are of candidates that have passed all rungs. Ray Tune forgets a scheduler's rungs when a sweep is restored;
+    they are filled again from the ledger, under the run's name in place of Tune's trial id.
     """
 
     def __init__(self, search: EncoderSearch, total_steps: int, ledger: Ledger) -> None:
@@ -92,7 +93,7 @@ class Halving(ASHAScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         run = self._ledger.runs[_named(trial).trial_id]
-        # At its last step a run has nothing to save any more.
+        # A run at its last step has nothing left to save.
         if run.seed or not 0 < result["step"] < self._total or "finished" in result or "failed" in result:
             return str(TrialScheduler.CONTINUE)
         decision = super().on_trial_result(tune_controller, _named(trial), result)
@@ -102,7 +103,8 @@ class Halving(ASHAScheduler):
         self.on_trial_remove(tune_controller, trial)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        self._trial_info.pop(_named(trial).trial_id, None)
+        with suppress(KeyError):  # a trial that was removed when it completed
+            super().on_trial_remove(tune_controller, _named(trial))
 
 
 def _named(trial: Any) -> SimpleNamespace:

@@ -1,4 +1,4 @@
-"""The encoder trial: Tune's driver function, and the class around it that ends what the function has begun."""
+"""The encoder trial: Tune's function, and the class around it that ends the Train run that the function has started."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,13 @@ from ray.tune.trainable import wrap_function
 from blades_dist.files import write_atomically
 from blades_dist.models.export import DESCRIPTION
 from blades_dist.training.worker import STOPPED
-from blades_dist.tuning.drive import METRIC, Drive
 from blades_dist.tuning.features import faces_of
 from blades_dist.tuning.objective import score, terms
 from blades_dist.tuning.plan import Job
+from blades_dist.tuning.train_run import METRIC, TrainRun
 
 MEASURED = "objective.json"  # in a run folder
-_live: list[Drive] = []  # of this process, which is one trial
+_live: list[TrainRun] = []  # of this process, which is one trial
 
 
 def train_encoder(config: dict[str, Any]) -> None:
@@ -29,12 +29,12 @@ def train_encoder(config: dict[str, Any]) -> None:
     last: dict[str, Any] = {"step": 0, METRIC: 0.0}
     if not (job.folder / "encoder" / DESCRIPTION).is_file():
         (job.folder / STOPPED).unlink(missing_ok=True)
-        drive = Drive(job.pretrain)
-        _live.append(drive)
-        for metrics in drive.reports():
+        run = TrainRun(job.pretrain)
+        _live.append(run)
+        for metrics in run.reports():
             last = {"step": metrics["step"], METRIC: metrics[METRIC]}
             tune.report(dict(last))
-        drive.end()
+        run.end()
     if not (job.folder / "encoder" / DESCRIPTION).is_file():
         tune.report({**last, "failed": _why(job.folder)})
         return
@@ -42,11 +42,11 @@ def train_encoder(config: dict[str, Any]) -> None:
 
 
 class EncoderTrial(wrap_function(train_encoder)):  # type: ignore[misc]
-    """``train_encoder`` for Tune: when Tune stops a trial, the Train run that it drives is ended with it."""
+    """``train_encoder`` for Tune: when Tune stops a trial, its Train run is ended with it."""
 
     def cleanup(self) -> None:
-        for drive in _live:
-            drive.end()
+        for run in _live:
+            run.end()
         _live.clear()
         super().cleanup()
 

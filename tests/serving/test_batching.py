@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from blades_dist.serving.batching import Together
+from blades_dist.serving.batching import DynamicBatcher
 
 
 class Device:
@@ -40,10 +40,10 @@ def test_what_comes_while_it_is_busy_goes_together():
     device = Device()
 
     async def work():
-        together = Together(device.work, size=4, at_once=1)
-        first = asyncio.create_task(together.add([1]))
+        batcher = DynamicBatcher(device.work, size=4, at_once=1)
+        first = asyncio.create_task(batcher.add([1]))
         await started(device, 1)
-        others = [asyncio.create_task(together.add([i, i + 1])) for i in (2, 4, 6)]
+        others = [asyncio.create_task(batcher.add([i, i + 1])) for i in (2, 4, 6)]
         await asyncio.sleep(0.05)
         device.go.set()
         return [await task for task in (first, *others)]
@@ -56,8 +56,8 @@ def test_as_many_at_once_as_allowed():
     device = Device()
 
     async def work():
-        together = Together(device.work, size=1, at_once=2)
-        every = asyncio.create_task(together.add(range(5)))
+        batcher = DynamicBatcher(device.work, size=1, at_once=2)
+        every = asyncio.create_task(batcher.add(range(5)))
         await started(device, 2)
         await asyncio.sleep(0.05)
         assert len(device.given) == 2
@@ -71,10 +71,10 @@ def test_what_nobody_waits_for_is_left_out_and_a_failure_stays_its_batch_s_own()
     device, gone = Device(), {3}
 
     async def work():
-        together = Together(device.work, 2, 1, lambda item: item not in gone)
-        first, bad = asyncio.create_task(together.add([1])), asyncio.create_task(together.add([3, 13, 13]))
+        batcher = DynamicBatcher(device.work, 2, 1, lambda item: item not in gone)
+        first, bad = asyncio.create_task(batcher.add([1])), asyncio.create_task(batcher.add([3, 13, 13]))
         await started(device, 1)
-        dropped, later = asyncio.create_task(together.add([5])), asyncio.create_task(together.add([6, 7, 8]))
+        dropped, later = asyncio.create_task(batcher.add([5])), asyncio.create_task(batcher.add([6, 7, 8]))
         await asyncio.sleep(0.05)
         dropped.cancel()
         await asyncio.sleep(0)

@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from blades_dist.serving import jobs
-from blades_dist.serving.backend import Options
+from blades_dist.serving.backend import DetectOptions
 from blades_dist.serving.bodies import Upload
 from blades_dist.serving.jobs import JobStore, Webhooks, deliver
 from blades_dist.serving.problems import Refused, busy
@@ -82,7 +82,7 @@ def test_finished_jobs_are_forgotten_and_dropped_ones_end(detector):
         config = small_config(job_seconds=60, max_jobs=2)
         store = JobStore(Local(detector, config, hold), config, NONE, lambda: now[0])
         upload = [Upload(noise(1))]
-        first, second = (store.submit(upload, Options(whole=True), None) for _ in range(2))
+        first, second = (store.submit(upload, DetectOptions(whole=True), None) for _ in range(2))
         store.drop(second.id)
         hold.set()
         while store.get(first.id).finished is None:
@@ -91,7 +91,7 @@ def test_finished_jobs_are_forgotten_and_dropped_ones_end(detector):
         now[0] += 61
         with pytest.raises(Refused, match="no such job"):
             store.get(first.id)
-        store.submit(upload, Options(), None), store.submit(upload, Options(), None)  # there is room again
+        store.submit(upload, DetectOptions(), None), store.submit(upload, DetectOptions(), None)  # there is room again
         await store.close()
 
     asyncio.run(work())
@@ -101,16 +101,16 @@ def test_a_job_is_patient_with_a_busy_service(detector):
     class Busy(Local):
         left = 2
 
-        async def judge(self, data, options):
+        async def detect(self, data, options):
             if self.left:
                 self.left -= 1
                 raise busy("not now")
-            return await super().judge(data, options)
+            return await super().detect(data, options)
 
     async def work():
         config = small_config()
         store = JobStore(Busy(detector, config), config, NONE)
-        job = store.submit([Upload(noise(1))], Options(whole=True), None)
+        job = store.submit([Upload(noise(1))], DetectOptions(whole=True), None)
         while store.get(job.id).finished is None:
             await asyncio.sleep(0.02)
         assert store.get(job.id).results[0].image is not None

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from blades_dist.serving.logs import JsonLines, log_handled
-from blades_dist.serving.middleware import BodyLimit, Desk
+from blades_dist.serving.logs import JsonLines, log_request
+from blades_dist.serving.middleware import BodyLimit, InFlight
 from blades_dist.serving.problems import Refused
 from blades_dist.testing.service import check_problem, client_of, small_config
 from tests.serving.test_api import run
@@ -152,14 +152,14 @@ def test_more_requests_than_may_be_worked_on(detector, photo):
 
 def test_a_service_that_stops_finishes_what_it_has(detector, photo):
     async def whole():
-        hold, desk = asyncio.Event(), Desk()
-        async with client_of(detector, small_config(), hold, desk=desk) as client:
+        hold, in_flight = asyncio.Event(), InFlight()
+        async with client_of(detector, small_config(), hold, in_flight=in_flight) as client:
             data = photo.read_bytes()
             first = asyncio.create_task(client.post("/v1/detect", content=data))
-            while not desk.inside:
+            while not in_flight.count:
                 await asyncio.sleep(0.01)
-            drained = asyncio.create_task(desk.drain(60))
-            while not desk.closed:
+            drained = asyncio.create_task(in_flight.drain(60))
+            while not in_flight.draining:
                 await asyncio.sleep(0.01)
             check_problem(await client.post("/v1/detect", content=data), 503, "stopping")
             check_problem(await client.get("/healthz"), 503, "stopping")
@@ -196,7 +196,7 @@ def test_the_log_tells_the_outcome_and_nothing_of_the_picture(detector, photo, c
         await client.post("/v1/detect", content=b"SECRETBYTES", headers={"x-request-id": "two"})
         await client.get("/healthz")
 
-    run(detector, work, observe=log_handled)
+    run(detector, work, observe=log_request)
     lines = [json.loads(JsonLines().format(r)) for r in caplog.records if r.name == "blades_dist.serving"]
     assert [(line["request_id"], line["status"], line["reason"]) for line in lines] == [
         ("one", 200, ""),

@@ -40,7 +40,7 @@ def ask(serve, method="POST", path="/v1/detect", **options):
             yield piece
 
     async def whole():
-        again = proxy.Again(serve, **options)
+        again = proxy.RetryMiddleware(serve, **options)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(again), base_url="http://localhost") as client:
             answer = await client.request(method, path, content=pieces() if method == "POST" else None)
         assert again.held == 0
@@ -103,5 +103,5 @@ def test_a_caller_who_has_gone_gets_nothing_more():
         return {"type": "http.disconnect"}
 
     serve, scope = Serve(deaths=1), {"type": "http", "method": "POST", "path": "/v1/detect", "headers": []}
-    asyncio.run(proxy.Again(serve)(scope, gone, None))
+    asyncio.run(proxy.RetryMiddleware(serve)(scope, gone, None))
     assert len(serve.bodies) == 1

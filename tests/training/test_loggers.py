@@ -1,4 +1,4 @@
-"""Scalars arrive at every sink, real services included, and a run that goes on tells no step twice."""
+"""Scalars arrive at every logger, real services included, and a run that goes on tells no step twice."""
 
 import json
 import struct
@@ -14,8 +14,8 @@ from blades_dist.bilevel.build import build_weights
 from blades_dist.config import BilevelConfig, PretrainConfig
 from blades_dist.settings import ConfigError
 from blades_dist.tasks import task_set
-from blades_dist.training import loggers as sinks_module
-from blades_dist.training.loggers import METRICS, STATE, Sink, check_sinks, open_sinks, read_metrics
+from blades_dist.training import loggers
+from blades_dist.training.loggers import METRICS, STATE, MetricLogger, check_loggers, open_loggers, read_metrics
 from blades_dist.training.prefetch import Waits
 from blades_dist.training.progress import Reporter
 from blades_dist.training.step import StepResult
@@ -33,20 +33,20 @@ def config(folder: Path, *to: str, **sinks: Any) -> PretrainConfig:
 
 
 def log(config: PretrainConfig, first: int, last: int, offset: float = 0.0) -> list[str]:
-    """Opens the sinks of a run that is at step ``first`` and tells steps first + 1..last, then leaves them."""
+    """Opens the loggers of a run that is at step ``first`` and tells steps first + 1..last, then leaves them."""
     said: list[str] = []
-    opened = open_sinks(config, config.storage / config.name, first, said.append)
+    opened = open_loggers(config, config.storage / config.name, first, said.append)
     for step in range(first + 1, last + 1):
-        for sink in opened:
-            sink.scalars(step, {"loss/iso": step + offset, "train/lr": 0.5})
-    for sink in opened:
-        sink.close()
+        for logger in opened:
+            logger.log(step, {"loss/iso": step + offset, "train/lr": 0.5})
+    for logger in opened:
+        logger.close()
     return said
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(sinks_module, "CLOSE_SECONDS", 300.0)  # a loaded machine is no failure
+    monkeypatch.setattr(loggers, "CLOSE_SECONDS", 300.0)  # a loaded machine is no failure
     (tmp_path / "run").mkdir()
     return tmp_path / "run"
 
@@ -68,9 +68,9 @@ def test_a_resumed_run_has_each_step_once(run: Path) -> None:
 
 
 def test_what_is_not_finite_is_null_in_json(run: Path) -> None:
-    (sink,) = open_sinks(config(run), run, 0, pytest.fail)
-    sink.scalars(1, {"a": float("nan"), "b": float("inf"), "c": 1.0})
-    sink.close()
+    (logger,) = open_loggers(config(run), run, 0, pytest.fail)
+    logger.log(1, {"a": float("nan"), "b": float("inf"), "c": 1.0})
+    logger.close()
     (line,) = read_metrics(run)
     assert (line["a"], line["b"], line["c"]) == (None, None, 1.0)
 
@@ -79,7 +79,7 @@ def test_the_reporter_hands_one_flat_dictionary_to_its_sinks(run: Path, capsys: 
     tasks = task_set()
     weights = build_weights(BilevelConfig(), tasks)
     losses = torch.arange(float(len(tasks.names)))
-    opened = open_sinks(config(run), run, 0, pytest.fail)
+    opened = open_loggers(config(run), run, 0, pytest.fail)
     reporter = Reporter(run, 2, 0, 3, 16, tasks.proxy, opened)
     for step in (1, 2, 3):
         outer = (losses + 1, losses + 2) if step == 2 else (None, None)
@@ -162,27 +162,27 @@ def test_a_service_that_hangs_does_not_keep_the_run(run: Path, monkeypatch: pyte
 
     never, said = threading.Event(), list[str]()
 
-    def hang() -> Sink:
+    def hang() -> MetricLogger:
         never.wait(120)
         raise OSError("gone")
 
-    monkeypatch.setattr(sinks_module, "CLOSE_SECONDS", 0.05)
-    sink = sinks_module.InBackground("slow", hang, said.append)
-    sink.scalars(1, {"a": 1.0})
-    sink.close()
+    monkeypatch.setattr(loggers, "CLOSE_SECONDS", 0.05)
+    logger = loggers.BackgroundLogger("slow", hang, said.append)
+    logger.log(1, {"a": 1.0})
+    logger.close()
     assert said and "slow has not taken everything" in said[0]
     never.set()
 
 
 def test_a_missing_package_is_told_with_the_extra_that_has_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_sinks(config(run, "tensorboard"))
+    check_loggers(config(run, "tensorboard"))
     present = {"mlflow": True}
-    monkeypatch.setattr(sinks_module.importlib.util, "find_spec", lambda name: present.get(name))
+    monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda name: present.get(name))
     with pytest.raises(ConfigError, match=r"train.sinks.to: wandb needs wandb; pip install 'blades_dist\[wandb\]'"):
-        check_sinks(config(run, "wandb"))
+        check_loggers(config(run, "wandb"))
     with pytest.raises(ConfigError, match=r"mlflow needs sqlalchemy, alembic; pip install 'blades_dist\[mlflow\]'"):
-        check_sinks(config(run, "mlflow"))
-    check_sinks(config(run, "mlflow", mlflow_uri="https://mlflow.example.org"))
+        check_loggers(config(run, "mlflow"))
+    check_loggers(config(run, "mlflow", mlflow_uri="https://mlflow.example.org"))
 
 
 @pytest.mark.parametrize(

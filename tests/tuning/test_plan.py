@@ -10,7 +10,7 @@ from blades_dist.tuning.encoders import bundles, fitting
 from blades_dist.tuning.ledger import Candidate, Ledger
 from blades_dist.tuning.plan import Job, Plan
 from blades_dist.tuning.proposals import FromOptuna, FromPopulation, Member, first_generation, next_generation
-from blades_dist.tuning.searcher import Halving
+from blades_dist.tuning.searcher import ResumableASHA
 from tests.tuning.small import SPACE, config
 
 
@@ -108,28 +108,28 @@ def test_halving_stops_the_worse_and_remembers_its_marks_over_a_restart(tmp_path
         ledger.start(number, 0)
     ledger.start(1, 1)
 
-    def decide(halving: Halving, run: str, step: int, value: float) -> str:
-        halving.on_trial_add(None, trial(run))
-        decision = halving.on_trial_result(None, trial(run), {"step": step, "coarse_auc": value})
+    def decide(asha: ResumableASHA, run: str, step: int, value: float) -> str:
+        asha.on_trial_add(None, trial(run))
+        decision = asha.on_trial_result(None, trial(run), {"step": step, "coarse_auc": value})
         ledger.report(run, step, value)
         return decision
 
-    halving = Halving(sweep.encoders, 6, ledger)
-    assert decide(halving, "c001-s0", 2, 0.7) == "CONTINUE"
-    assert decide(halving, "c002-s0", 2, 0.9) == "CONTINUE"
-    assert decide(halving, "c003-s0", 2, 0.5) == "STOP"
-    assert decide(halving, "c000-s0", 2, 0.1) == "CONTINUE", "the default is needed at the end"
-    assert decide(halving, "c001-s1", 2, 0.1) == "CONTINUE", "a further seed has come through already"
-    again = Halving(sweep.encoders, 6, Ledger(tmp_path / "ledger.jsonl"))
-    for one in (again, halving):
+    asha = ResumableASHA(sweep.encoders, 6, ledger)
+    assert decide(asha, "c001-s0", 2, 0.7) == "CONTINUE"
+    assert decide(asha, "c002-s0", 2, 0.9) == "CONTINUE"
+    assert decide(asha, "c003-s0", 2, 0.5) == "STOP"
+    assert decide(asha, "c000-s0", 2, 0.1) == "CONTINUE", "the default is needed at the end"
+    assert decide(asha, "c001-s1", 2, 0.1) == "CONTINUE", "a further seed has come through already"
+    again = ResumableASHA(sweep.encoders, 6, Ledger(tmp_path / "ledger.jsonl"))
+    for one in (again, asha):
         assert decide(one, "c004-s0" if one is again else "c005-s0", 2, 0.55) == "STOP", "below the median of the marks"
     without = Ledger(tmp_path / "other.jsonl")
     without.add(Candidate(4, {}))
     without.start(4, 0)
-    assert decide(Halving(sweep.encoders, 6, without), "c004-s0", 3, 0.1) == "CONTINUE", (
+    assert decide(ResumableASHA(sweep.encoders, 6, without), "c004-s0", 3, 0.1) == "CONTINUE", (
         "without marks nothing is worse"
     )
-    assert decide(halving, "c001-s0", 6, 0.0) == "CONTINUE", "at its end a run is measured"
+    assert decide(asha, "c001-s0", 6, 0.0) == "CONTINUE", "at its end a run is measured"
 
 
 def test_a_population_copies_the_best_and_is_the_same_at_every_start(tmp_path: Path) -> None:
