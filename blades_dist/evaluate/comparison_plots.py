@@ -11,7 +11,7 @@ from blades_dist.evaluate.assess import Assessment, photographs
 from blades_dist.evaluate.calibration_error import measured_fpr
 from blades_dist.evaluate.ranking import ladder, roc
 from blades_dist.evaluate.table_formats import show
-from blades_dist.figures import LIGHT, Theme, colour, label_left, line, marker, panels, themed
+from blades_dist.report.figures import LIGHT, Theme, colour, label_left, line, marker, panels, themed
 
 _GRID = np.linspace(0, 1, 501)  # false-positive rates at which curves are averaged
 _NOMINAL = np.geomspace(1e-3, 1, 121)

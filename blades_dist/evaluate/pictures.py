@@ -15,7 +15,7 @@ from blades_dist.evaluate import comparison_plots, plots, projection, report
 from blades_dist.evaluate.assess import Assessment
 from blades_dist.evaluate.predictions import Answers
 from blades_dist.evaluate.pretraining_run import Weights
-from blades_dist.figures import Plot, plot
+from blades_dist.report.figures import Plot, plot
 
 WORST = 8  # mistakes shown of each side
 THUMBNAIL = 160  # pixels a side at most

@@ -11,7 +11,7 @@ from blades_dist.evaluate.assess import Assessment
 from blades_dist.evaluate.predictions import Pair
 from blades_dist.evaluate.ranking import ladder, roc
 from blades_dist.evaluate.table_formats import show
-from blades_dist.figures import LIGHT, Theme, colour, label_left, line, marker, panels, themed
+from blades_dist.report.figures import LIGHT, Theme, colour, label_left, line, marker, panels, themed
 
 REAL = "photographs"
 

@@ -12,7 +12,7 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from blades_dist.evaluate.plots import REAL
-from blades_dist.figures import LIGHT, Theme, colour, marker, themed
+from blades_dist.report.figures import LIGHT, Theme, colour, marker, themed
 
 Method = Literal["tsne", "umap"]
 SHOWN = 1000  # faces in a projection at most

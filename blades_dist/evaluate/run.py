@@ -79,7 +79,8 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print, inputs:
         doubted_photographs=_worst_photographs(test, assessments[main], people),
     )
     page = _write(found, config.output)
-    for line in (found.data_sentence(), *found.remarks, "", table_formats.to_text(found.tables), found.headline()):
+    shown = "\n".join(table.to_text() for table in found.tables)
+    for line in (found.data_sentence(), *found.remarks, "", shown, found.headline()):
         print(line)
     print(f"report: {page}", flush=True)
     return page
@@ -115,11 +116,12 @@ def _worst_photographs(test: TestSet, main: Assessment, people: About) -> list[r
 
 def _write(found: report.Evaluation, folder: Path) -> Path:
     """All files into a folder beside them first; then each takes the place of its predecessor, the page last."""
+    markdown = "\n".join(table.to_markdown() for table in found.tables)
     texts = {
         "results.json": json.dumps(report.results(found), indent=1, allow_nan=False) + "\n",
-        "tables.md": f"{found.audit.verdict()}\n\n{found.data_sentence()}\n\n{table_formats.to_markdown(found.tables)}",
-        "tables.csv": table_formats.to_csv(found.tables),
-        "tables.tex": table_formats.to_latex(found.tables),
+        "tables.md": f"{found.audit.verdict()}\n\n{found.data_sentence()}\n\n{markdown}",
+        "tables.csv": table_formats.by_number(found.tables).to_csv(),
+        "tables.tex": "\n".join(table.to_latex() for table in found.tables),
         "report.html": report.to_html(found),
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,5 @@
 """What a sweep has found as files in its folder: tables for people and programs, plots, and one page of it all."""
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,10 +14,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from blades_dist import page
-from blades_dist.evaluate.rates import Estimate
-from blades_dist.figures import LIGHT, Plot, Theme, colour, panels, plot, themed
+from blades_dist.evaluate.table_formats import show
 from blades_dist.files import write_atomically
+from blades_dist.report.figures import LIGHT, Plot, Theme, colour, panels, plot, themed
+from blades_dist.report.page import render, without_nan
+from blades_dist.report.tables import Table, plain
 from blades_dist.tuning.compare import Comparison
 from blades_dist.tuning.config import SweepConfig, defaults
 from blades_dist.tuning.detectors import Row
@@ -123,10 +123,13 @@ def write(found: Found) -> Path:
     and ``summary.html`` into the sweep's folder; returns the page."""
     folder = found.config.folder
     weights = importances(found.config, found.ledger, found.rows)
-    encoders, detectors = encoder_table(found), detector_table(found.rows)
-    _csv(folder / "encoders.csv", encoders)
-    _csv(folder / "detectors.csv", detectors)
-    write_atomically(folder / TABLE, markdown(found, weights))
+    encoders = encoder_records(found)
+    comparison = Table.of_records(comparison_records(found.comparison), "The best against the default")
+    encoder_table = Table.of_records(encoders, "Encoder runs")
+    top = Table.of_records(_top(found.rows), f"Best {_TOP} detector trials")
+    write_atomically(folder / "encoders.csv", encoder_table.to_csv())
+    write_atomically(folder / "detectors.csv", Table.of_records(detector_records(found.rows)).to_csv())
+    write_atomically(folder / TABLE, markdown(found, [comparison, encoder_table, top], weights))
     drawn = plots(found, weights)
     for one in drawn:
         write_atomically(folder / f"{one.name}.png", one.light)
@@ -140,18 +143,17 @@ def write(found: Found) -> Path:
         "detectors": [asdict(row) for row in found.rows],
         "config": found.config.model_dump(mode="json"),
     }
-    write_atomically(folder / RESULT, json.dumps(page.without_nan(result), indent=1))
-    template = page.environment("blades_dist.tuning").get_template("sweep.html.j2")
-    html = template.render(
+    write_atomically(folder / RESULT, json.dumps(without_nan(result), indent=1))
+    html = render(
+        "blades_dist.tuning",
+        "sweep.html.j2",
         name=found.config.name,
         verdict=found.comparison.verdict(),
         beats=found.comparison.beats,
-        comparison=comparison_table(found.comparison),
-        encoders=encoders,
-        detectors=_top(found.rows),
-        best=found.best.values,
-        encoder=_values(found, found.best.candidate),
-        bundle=str(found.bundle),
+        comparison=comparison,
+        encoders=encoder_table,
+        detectors=top,
+        best=[*_values(found, found.best.candidate).items(), *found.best.values.items(), ("bundle", found.bundle)],
         plots=drawn,
         config=found.config.model_dump(mode="json"),
     )
@@ -159,7 +161,7 @@ def write(found: Found) -> Path:
     return folder / PAGE
 
 
-def encoder_table(found: Found) -> list[dict[str, Any]]:
+def encoder_records(found: Found) -> list[dict[str, Any]]:
     """A row a run."""
     rows = []
     for run in found.ledger.runs.values():
@@ -170,7 +172,7 @@ def encoder_table(found: Found) -> list[dict[str, Any]]:
     return rows
 
 
-def detector_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def detector_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """A row a trial."""
     keys = list(dict.fromkeys(key for row in rows for key in row.values))
     terms = list(dict.fromkeys(key for row in rows for key in row.terms))
@@ -188,62 +190,45 @@ def detector_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def comparison_table(comparison: Comparison) -> list[dict[str, Any]]:
+def comparison_records(comparison: Comparison) -> list[dict[str, Any]]:
     """A row a contestant."""
     rows = []
     for i, one in enumerate(comparison.contestants):
-        row: dict[str, Any] = {"configuration": one.name, "mean AUC": _interval(one.mean)}
-        row |= {name: _interval(own) for name, own in one.auc.items()} if len(one.auc) > 1 else {}
+        row: dict[str, Any] = {"configuration": one.name, "mean AUC": show(one.mean)}
+        row |= {name: show(own) for name, own in one.auc.items()} if len(one.auc) > 1 else {}
         row |= {"nominal FPR": f"{one.nominal_fpr:g}", "FPR": f"{one.fpr:.3f}", "TPR": f"{one.tpr:.3f}"}
         gap, p = comparison.differences[i - 1] if i else (None, None)
-        row["difference"] = f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]" if gap else ""
+        row["difference"] = show(gap, signed=True) if gap else ""
         row["p"] = f"{p:.2g}" if p is not None else ""
         rows.append(row)
     return rows
 
 
-def markdown(found: Found, weights: Sequence[Importance]) -> str:
-    """The tables for people."""
+def markdown(found: Found, tables: Sequence[Table], weights: Sequence[Importance]) -> str:
+    """The tables (comparison, encoder runs, best detector trials) for people, with importances."""
     states = [run.state for run in found.ledger.runs.values()]
     counted = ", ".join(f"{states.count(state)} {state}" for state in ("finished", "stopped", "failed"))
     comparison = found.comparison
     others = ", ".join(f"{count} {name}" for name, count in comparison.others.items())
+    shares = [
+        Table.of_records(
+            [{"key": key, "share": share} for key, share in one.shares.items()],
+            f"Importance for the {one.of} (fANOVA, n = {one.trials})",
+        )
+        for one in weights
+    ]
     parts = [
         f"# Sweep {found.config.name}\n",
         f"{len(states)} encoder runs ({counted}), {len(found.rows)} detector trials.\n",
         f"**{comparison.verdict()}**\n",
         f"Test split: {comparison.photographs} photographs; {others}. Means over {len(found.best.by_seed)} seed(s); "
         "95% intervals by bootstrap over faces, not over seeds.\n",
-        table(comparison_table(comparison)),
-        f"\n## Best\n\nEncoder c{found.best.candidate:03d}: {_listed(_values(found, found.best.candidate))}\n\n"
+        tables[0].to_markdown(),
+        f"## Best\n\nEncoder c{found.best.candidate:03d}: {_listed(_values(found, found.best.candidate))}\n\n"
         f"Detector: {_listed(found.best.values)}\n\nBundle: `{found.bundle.name}/`\n",
-        "## Encoder runs\n",
-        table(encoder_table(found)),
-        f"\n## Best {_TOP} detector trials\n",
-        table(_top(found.rows)),
-        *(
-            f"\n## Importance for the {one.of} (fANOVA, n = {one.trials})\n\n"
-            + table([{"key": key, "share": share} for key, share in one.shares.items()])
-            for one in weights
-        ),
+        *(table.to_markdown() for table in (*tables[1:], *shares)),
     ]
-    return "\n".join(parts) + "\n"
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown of rows that share their keys."""
-    if not rows:
-        return "none\n"
-    lines = [f"| {' | '.join(rows[0])} |", f"|{'---|' * len(rows[0])}"]
-    lines += [f"| {' | '.join(shown(value) for value in row.values())} |" for row in rows]
-    return "\n".join(lines) + "\n"
-
-
-def shown(value: Any) -> str:
-    """A value as people read it."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "" if value is None else str(value).replace("|", "\\|")
+    return "\n".join(parts)
 
 
 def plots(found: Found, weights: Sequence[Importance]) -> list[Plot]:
@@ -278,19 +263,8 @@ def _values(found: Found, candidate: int) -> dict[str, Any]:
 def _top(rows: Sequence[Row]) -> list[dict[str, Any]]:
     best = sorted((row for row in rows if row.score is not None), key=lambda row: -(row.score or 0.0))[:_TOP]
     dropped = ("seconds", "error")
-    return [{key: value for key, value in row.items() if key not in dropped} for row in detector_table(best)]
-
-
-def _interval(found: Estimate) -> str:
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    return [{key: value for key, value in row.items() if key not in dropped} for row in detector_records(best)]
 
 
 def _listed(values: dict[str, Any]) -> str:
-    return ", ".join(f"`{key}={shown(value) or 'null'}`" for key, value in values.items()) or "the default"
-
-
-def _csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with file.open("w", newline="", encoding="utf-8") as out:
-        writer = csv.DictWriter(out, list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows(rows)
+    return ", ".join(f"`{key}={plain(value) or 'null'}`" for key, value in values.items()) or "the default"

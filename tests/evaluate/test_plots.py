@@ -9,7 +9,7 @@ from PIL import Image
 from blades_dist.evaluate import comparison_plots, plots, projection, table_formats
 from blades_dist.evaluate.assess import assess
 from blades_dist.evaluate.predictions import Answers, Pair
-from blades_dist.figures import DARK, LIGHT, png
+from blades_dist.report.figures import DARK, LIGHT, png
 from tests.evaluate.synthetic import DETECTORS, GENERATORS, make_assessments
 
 

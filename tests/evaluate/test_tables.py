@@ -51,7 +51,7 @@ def test_every_number_has_n_and_an_interval(built):
                 assert cell.n_real + cell.n_generated > 0
                 if isinstance(cell, Estimate) and table.key != "table5":
                     assert cell.low <= cell.value <= cell.high
-    assert found[1].rows[0].images == "80 + 40" and found[1].rows[-1].images == "80 + 70"
+    assert found[1].rows[0].n == "80 + 40" and found[1].rows[-1].n == "80 + 70"
 
 
 def test_calibration_is_not_available_without_probability_and_p_values(built):
@@ -136,28 +136,28 @@ def test_one_detector_needs_no_comparison(built):
 
 def test_csv_holds_the_same_numbers(built):
     found = built[3]
-    lines = list(csv.DictReader(io.StringIO(table_formats.to_csv(found))))
+    lines = list(csv.DictReader(io.StringIO(table_formats.by_number(found).to_csv())))
     assert len(lines) == sum(len(t.rows) * len(t.columns) for t in found)
     cell = found[0].rows[0].cells[0]
     assert float(lines[0]["value"]) == cell.value and float(lines[0]["low"]) == cell.low
 
 
 def test_markdown_escapes_and_aligns(built):
-    text = table_formats.to_markdown(built[3])
+    text = "\n".join(table.to_markdown() for table in built[3])
     assert "gan\\|b" in text
     rows = [line for line in text.splitlines() if line.startswith("| gan\\|b")]
     assert {line.replace("\\|", "").count("|") for line in rows} == {5}
 
 
 def test_latex_escapes(built):
-    text = table_formats.to_latex(built[3])
+    text = "\n".join(table.to_latex() for table in built[3])
     assert r"$|$measured FPR - nominal$|$" in text and r"FPR at p $\le$ 0.1\%" in text and "≤" not in text
     assert text.isascii()
     assert r"other\_one" in text and r"gan\_a" in text and r"accuracy per generator, \%" in text.lower()
 
 
 def test_text_is_aligned(built):
-    lines = table_formats.to_text(built[3]).split("\n\n")[0].splitlines()[1:]
+    lines = built[3][0].to_text().splitlines()[1:]
     assert len({len(line) for line in lines}) == 1
 
 
@@ -179,4 +179,5 @@ def test_a_generator_without_images_is_shown_and_left_out_of_the_mean():
     found = assess(_pairs(rng.normal(0, 1, 20), sets, 0))
     assert found.mean_accuracy.value == found.accuracy["a"].value
     built = tables.build_tables({"d": found})
-    assert "n/a" in table_formats.to_text(built) and "20 + 0" in table_formats.to_text(built)
+    text = "\n".join(table.to_text() for table in built)
+    assert "n/a" in text and "20 + 0" in text

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from blades_dist.evaluate.rates import Estimate
+from blades_dist.report.tables import Table
 from blades_dist.tuning.compare import Comparison, Measured
 from blades_dist.tuning.detectors import Row
 from blades_dist.tuning.importance import importances
 from blades_dist.tuning.ledger import Candidate, Ledger
-from blades_dist.tuning.results import bars, comparison_table, detector_table, parallel, table
+from blades_dist.tuning.results import bars, comparison_records, detector_records, parallel
 from tests.tuning.small import config
 
 
@@ -41,11 +42,11 @@ def test_the_verdict_follows_the_interval(gap: tuple[float, float, float], said:
 
 
 def test_tables_name_every_column_once() -> None:
-    rows = comparison_table(compared(0.1, 0.01, 0.2))
+    rows = comparison_records(compared(0.1, 0.01, 0.2))
     assert rows[0].keys() == rows[1].keys() and rows[1]["difference"] == "+0.100 [+0.010, +0.200]"
-    assert table(rows).splitlines()[0].startswith("| configuration | mean AUC | nominal FPR |")
+    assert Table.of_records(rows).to_markdown().splitlines()[0].startswith("| configuration | mean AUC | nominal FPR |")
     mixed = [Row(0, 0, {"kind": "knn", "knn.k": 3}, {"proxy": 0.5}, 0.5, [0.5]), Row(0, 1, {"kind": "oc"}, error="few")]
-    found = detector_table(mixed)
+    found = detector_records(mixed)
     assert found[0].keys() == found[1].keys() and found[1]["knn.k"] == "" and found[1]["error"] == "few"
 
 
