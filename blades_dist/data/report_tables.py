@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from blades_dist.data.records import Manifest
 from blades_dist.data.report_counts import Counts
 from blades_dist.data.report_plots import UNITS
-from blades_dist.report.tables import Row, Table
+from blades_dist.report.tables import Table, TableRow
 from blades_dist.tasks import ORDINAL_TAGS, TAGS, vocabulary
 
 
@@ -36,7 +36,7 @@ def levels(manifest: Manifest, counts: Counts) -> Table:
         raw, edges = counts.raw[tag], manifest.ordinal_edges.get(tag)
         extent = [f"{raw.low:g}", f"{raw.high:g}"] if raw.n else ["none", "none"]
         cuts = [f"{edges[0]:g}", f"{edges[1]:g}"] if edges else ["none", "none"]
-        rows.append(Row(tag, (UNITS[tag], raw.n, *extent, *cuts)))
+        rows.append(TableRow(tag, (UNITS[tag], raw.n, *extent, *cuts)))
     columns = ("unit", "faces", "smallest", "largest", "first edge", "second edge")
     return Table("Low is up to the first edge, medium up to the second, high above", columns, tuple(rows))
 
@@ -44,17 +44,15 @@ def levels(manifest: Manifest, counts: Counts) -> Table:
 def tally(title: str, column: str, found: Mapping[str, int]) -> Table:
     """Counts by name, the largest first."""
     ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
-    return Table(title, (column,), tuple(Row(name, (count,)) for name, count in ranked))
+    return Table(title, (column,), tuple(TableRow(name, (count,)) for name, count in ranked))
 
 
 def shards(manifest: Manifest) -> Table:
     """The files."""
-    rows = [
-        Row(shard.name, (shard.split, shard.rows, len(shard.row_groups), shard.sha256)) for shard in manifest.shards
-    ]
+    rows = [TableRow(one.name, (one.split, one.rows, len(one.row_groups), one.sha256)) for one in manifest.shards]
     return Table("Shards", ("split", "rows", "row groups", "sha-256"), tuple(rows))
 
 
-def _row(name: str, found: Iterable[int], total: bool = False) -> Row:
+def _row(name: str, found: Iterable[int], total: bool = False) -> TableRow:
     cells = tuple(found)
-    return Row(name, (*cells, sum(cells)), total=total)
+    return TableRow(name, (*cells, sum(cells)), total=total)

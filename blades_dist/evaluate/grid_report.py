@@ -14,7 +14,7 @@ from blades_dist.evaluate.rates import Estimate
 from blades_dist.evaluate.report import audit_results
 from blades_dist.evaluate.table_formats import COUNTS, NUMBERS, images, numbers, show
 from blades_dist.report.page import render, without_nan
-from blades_dist.report.tables import ABSENT, Row, Table
+from blades_dist.report.tables import ABSENT, Table, TableRow
 
 SCHEMA_VERSION = 1
 CLEAN = "unchanged"
@@ -48,7 +48,7 @@ class Grid:
         rows: perturbation family to its specs, mildest first; the unchanged pictures are the spec "".
         cells: by spec and detector.
         confidence: of all intervals.
-        remarks: what to know before trusting the numbers, such as that the data are simulated; shown second.
+        caveats: what to know before trusting the numbers, such as that the data are simulated; shown second.
         created, config, versions: as in an evaluation.
         audit: of the containers of the unchanged pictures, shown first; None: there was none.
 
@@ -61,7 +61,7 @@ class Grid:
     cells: Mapping[tuple[str, str], Cell]
     confidence: float
     created: str
-    remarks: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     audit: Audit | None = None
@@ -103,7 +103,7 @@ def heat_table(grid: Grid, measure: str) -> Table:
             found = [getattr(grid.cells.get((spec, name)), measure, _NOTHING) for name in grid.detectors]
             most = max(found, key=lambda one: one.n_real + one.n_generated)
             n = ABSENT if most is _NOTHING else images(most)
-            rows.append(Row(spec or CLEAN, tuple(found), n=n, group=family))
+            rows.append(TableRow(spec or CLEAN, tuple(found), n=n, group=family))
     return Table(
         MEASURES[measure],
         grid.detectors,
@@ -134,7 +134,7 @@ def summary(grid: Grid) -> str:
 def to_csv(grid: Grid) -> str:
     """One line a number (family, perturbation, detector, measure, value, low, high, n_real, n_generated), fractions."""
     rows = [
-        Row(family, (spec, detector, measure, *numbers(getattr(found, measure))))
+        TableRow(family, (spec, detector, measure, *numbers(getattr(found, measure))))
         for family, spec, detector, found in _all(grid)
         if found
         for measure in MEASURES
@@ -145,7 +145,7 @@ def to_csv(grid: Grid) -> str:
 def to_markdown(grid: Grid) -> str:
     """One table a measure, with the notes."""
     first = [f"{grid.audit.verdict()}\n"] if grid.audit else []
-    parts = [*first, f"{summary(grid)}\n", *(f"{remark}\n" for remark in grid.remarks), f"{NOTE}\n"]
+    parts = [*first, f"{summary(grid)}\n", *(f"{caveat}\n" for caveat in grid.caveats), f"{NOTE}\n"]
     return "\n".join([*parts, *(heat_table(grid, measure).to_markdown() for measure in MEASURES)])
 
 
@@ -162,7 +162,7 @@ def results(grid: Grid) -> dict[str, Any]:
         "summary": summary(grid),
         "confidence": grid.confidence,
         "audit": audit_results(grid.audit) if grid.audit else None,
-        "remarks": list(grid.remarks),
+        "remarks": list(grid.caveats),
         "note": NOTE,
         "detectors": list(grid.detectors),
         "rows": {family: list(specs) for family, specs in grid.rows.items()},

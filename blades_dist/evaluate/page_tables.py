@@ -8,7 +8,7 @@ from blades_dist.evaluate.parity import ALL, Audit, Distribution
 from blades_dist.evaluate.pretraining_run import Pretext, TaskAccuracy
 from blades_dist.evaluate.rates import Estimate
 from blades_dist.evaluate.table_formats import show
-from blades_dist.report.tables import ABSENT, Row, Table
+from blades_dist.report.tables import ABSENT, Table, TableRow
 
 
 def container_table(audit: Audit, title: str) -> Table:
@@ -21,18 +21,18 @@ def container_table(audit: Audit, title: str) -> Table:
         found = ABSENT if side is audit.real else audit.container_auc.get(name, "too few images")
         values = [_spread(side, number) for number in numbers]
         values += [_counts(side.counts.get(fact, {}), side.n) for fact in facts]
-        rows.append(Row(name, (found, _counts(side.codecs, side.n), *values), n=str(side.n)))
+        rows.append(TableRow(name, (found, _counts(side.codecs, side.n), *values), n=str(side.n)))
     if ALL in audit.container_auc:
         found = audit.container_auc[ALL]
         empty = [""] * (1 + len(numbers) + len(facts))
-        rows.append(Row(ALL, (found, *empty), n=str(found.n_generated), total=True))
+        rows.append(TableRow(ALL, (found, *empty), n=str(found.n_generated), total=True))
     columns = ("container AUC", "codec", *map(_words, [*numbers, *facts]))
     return Table(title, columns, tuple(rows), counts="n", text=_text)
 
 
 def pretext_table(pretext: Pretext) -> Table:
     """Accuracy of every EXIF task beside that of always naming the most frequent class."""
-    rows = [Row(name, _accuracy(task), n=str(task.n)) for name, task in pretext.tasks.items()]
+    rows = [TableRow(name, _accuracy(task), n=str(task.n)) for name, task in pretext.tasks.items()]
     columns = ("accuracy", "most frequent class", "interval lies above it")
     text = partial(_text, percent=True)
     return Table("Accuracy of the EXIF tasks, %", columns, tuple(rows), counts="n", text=text)
@@ -73,6 +73,6 @@ def _short(name: str) -> str:
 
 
 def _words(name: str) -> str:
-    """A recorded fact's name for people."""
+    """A recorded fact's name for faces."""
     words = name.replace("_", " ").replace("jpeg", "JPEG").replace("icc", "ICC")
     return f"{words}, px" if words.endswith(("width", "height")) else words

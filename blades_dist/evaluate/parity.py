@@ -18,7 +18,9 @@ from scipy.stats import rankdata
 from sklearn.ensemble import GradientBoostingClassifier
 
 from blades_dist.data.records import CONTAINER_COLUMNS, read_manifest, with_container
-from blades_dist.evaluate.metrics import Estimate, auc, rank
+from blades_dist.evaluate.bootstrap import bootstrap_metrics
+from blades_dist.evaluate.ranking import auc
+from blades_dist.evaluate.rates import Estimate
 
 NUMBERS = ("jpeg_quality", "width", "height", "source_width", "source_height")
 CATEGORIES = ("codec", "jpeg_tables", "chroma", "bit_depth", "pixel_mode", "icc_profile")
@@ -50,7 +52,8 @@ def container_auc(
         # Folds differ in their base rates, so probabilities are comparable within a fold only: ranks are compared.
         suspicion[test] = (rankdata(probability.round(9)) - 0.5) / test.sum()
     scores = -suspicion
-    return rank([auc], scores[labels == 0], [scores[labels == 1]], resamples, seed)[0].estimate(0, confidence)
+    (found,) = bootstrap_metrics([auc], scores[labels == 0], [scores[labels == 1]], resamples, seed)
+    return found.estimate(0, confidence)
 
 
 def folds_of(table: pa.Table, rng: np.random.Generator) -> np.ndarray:
@@ -112,7 +115,7 @@ NOT_AUDITED = (
     "metadata, thumbnails, the order of a file's segments and its size in bytes",
     "where in its picture the face lies (its size and the picture's are audited)",
     "traces in the pixels of containers the files were in before",
-    "what is shown: people, poses and backgrounds may differ between the sides",
+    "what is shown: faces, poses and backgrounds may differ between the sides",
 )
 SHOWN = 12  # categories of one fact that a distribution names; the rest are counted together
 _QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
@@ -174,7 +177,7 @@ class Audit:
         return NOT_AUDITED + ((f"not recorded in these shards: {missing}",) if missing else ())
 
     def verdict(self) -> str:
-        """A few sentences for people, with n and intervals."""
+        """A few sentences for faces, with n and intervals."""
         missing = self._missing()
         gap = (
             f" Not recorded by both sides, hence not audited: {missing}; ingest again to record it." if missing else ""

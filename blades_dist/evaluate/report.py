@@ -8,7 +8,7 @@ from blades_dist.evaluate.assess import RANKING, Assessment
 from blades_dist.evaluate.calibration_error import Reliability
 from blades_dist.evaluate.page_tables import container_table, pretext_table
 from blades_dist.evaluate.parity import LEAK, Audit
-from blades_dist.evaluate.pretraining_run import Pretext, Weights
+from blades_dist.evaluate.pretraining_run import Pretext, WeightHistory
 from blades_dist.evaluate.rates import Estimate
 from blades_dist.evaluate.table_formats import show
 from blades_dist.report.figures import Plot
@@ -71,7 +71,7 @@ class Evaluation:
     simulated: str | None
     photographs: dict[str, int]
     generated: dict[str, int]
-    remarks: list[str]
+    caveats: list[str]
     audit: Audit
     assessments: Mapping[str, Assessment]
     facts: Mapping[str, Facts]
@@ -80,7 +80,7 @@ class Evaluation:
     config: dict[str, Any]
     versions: dict[str, str]
     audit_before: Audit | None = None
-    weights: Weights | None = None
+    weights: WeightHistory | None = None
     pretext: Pretext | None = None
     plots: Sequence[Plot] = ()
     passed_fakes: Sequence[Mistake] = ()
@@ -123,7 +123,7 @@ def results(evaluation: Evaluation) -> dict[str, Any]:
             "simulated": evaluation.simulated,
             "photographs": evaluation.photographs,
             "generated": evaluation.generated,
-            "remarks": evaluation.remarks,
+            "remarks": evaluation.caveats,
         },
         "audit": audit_results(evaluation.audit),
         "audit_before": audit_results(evaluation.audit_before) if evaluation.audit_before else None,

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from blades_dist.evaluate.rates import Estimate
-from blades_dist.report.tables import Row, Table
+from blades_dist.report.tables import Table, TableRow
 
 SIGNED = "difference"  # a column of this name shows its sign
 COUNTS = "n (photographs + generated)"
@@ -31,7 +31,7 @@ def measured_table(
     title: str,
     note: str,
     columns: Sequence[str],
-    rows: Sequence[Row],
+    rows: Sequence[TableRow],
     percent: bool,
     detail: bool = False,
 ) -> Table:
@@ -43,10 +43,10 @@ def measured_table(
     )
 
 
-def row(label: str, cells: Sequence[Measurement], total: bool = False) -> Row:
+def row(label: str, cells: Sequence[Measurement], total: bool = False) -> TableRow:
     """A row that says on how many images its cells rest."""
     n = images(max(cells, key=lambda cell: cell.n_real + cell.n_generated))
-    return Row(label, tuple(cells), n=n, total=total)
+    return TableRow(label, tuple(cells), n=n, total=total)
 
 
 def images(cell: Measurement) -> str:
@@ -81,7 +81,7 @@ def numbers(cell: Measurement) -> tuple[float | int, ...]:
 def by_number(tables: Iterable[Table]) -> Table:
     """All measurements of tables, one a line, for a CSV file."""
     rows = [
-        Row(table.key, (one.label, column, *numbers(cell)))
+        TableRow(table.key, (one.label, column, *numbers(cell)))
         for table in tables
         for one in table.rows
         for column, cell in zip(table.columns, one.cells, strict=True)

@@ -11,7 +11,7 @@ from blades_dist.evaluate.bootstrap import difference, difference_p
 from blades_dist.evaluate.paired import delong, holm, mcnemar
 from blades_dist.evaluate.rates import Estimate
 from blades_dist.evaluate.table_formats import SIGNED, PValue, measured_table, row
-from blades_dist.report.tables import Row, Table
+from blades_dist.report.tables import Table, TableRow
 
 MEAN = "mean"
 _UNSURE = 'Decisions are those of the score alone, as papers give them; verdicts with "unsure" are in table 6. '
@@ -187,7 +187,9 @@ def _p_values(values: Sequence[float], like: Estimate) -> list[PValue]:
     return [PValue(value, like.n_real, like.n_generated) for value in values]
 
 
-def _by_generator(assessments: Mapping[str, Assessment], cell: Callable[[Assessment, int, str], Estimate]) -> list[Row]:
+def _by_generator(
+    assessments: Mapping[str, Assessment], cell: Callable[[Assessment, int, str], Estimate]
+) -> list[TableRow]:
     generators = next(iter(assessments.values())).generators
     return [row(name, [cell(a, i, name) for a in assessments.values()]) for i, name in enumerate(generators)]
 

@@ -21,7 +21,7 @@ ABSENT = "\N{EN DASH}"  # where nothing can stand
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """``cells`` has one value a column; ``n`` says on how many images they rest; ``group`` names rows that belong
     together and follow each other; ``total``: the row sums up the others."""
 
@@ -56,7 +56,7 @@ class Table:
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     labels: str = ""
     groups: str = ""
     counts: str = ""
@@ -71,7 +71,7 @@ class Table:
     def of_records(cls, records: Sequence[Mapping[str, Any]], title: str = "") -> "Table":
         """One row a record; all have the same keys in the same order, and the first holds the label."""
         labels, *columns = records[0] if records else [""]
-        rows = [Row(plain(label), tuple(cells)) for label, *cells in (record.values() for record in records)]
+        rows = [TableRow(plain(label), tuple(cells)) for label, *cells in (record.values() for record in records)]
         return cls(title, tuple(columns), tuple(rows), labels=labels)
 
     def to_markdown(self) -> str:
@@ -125,16 +125,16 @@ class Table:
         style = f' style="{html.escape(self.shade(value))}"' if self.shade else ""
         return Markup(f"<td{style}>{inside}</td>")
 
-    def grouped(self) -> Iterator[tuple[str, list[Row]]]:
+    def grouped(self) -> Iterator[tuple[str, list[TableRow]]]:
         """Groups with their rows in order; the name is "" where it would only repeat that of its one row."""
         for group, members in itertools.groupby(self.rows, key=lambda row: row.group):
             rows = list(members)
             yield ("" if [row.label for row in rows] == [group] else group), rows
 
     def _header(self) -> list[str]:
-        return [*self._stub(Row(self.labels, (), self.counts, self.groups)), *self.columns]
+        return [*self._stub(TableRow(self.labels, (), self.counts, self.groups)), *self.columns]
 
-    def _stub(self, row: Row) -> list[str]:
+    def _stub(self, row: TableRow) -> list[str]:
         return [*([row.group] if self.groups else []), row.label, *([row.n] if self.counts else [])]
 
     def _as_text(self) -> tuple[list[str], list[list[str]]]:

@@ -7,17 +7,17 @@ import pytest
 
 from blades_dist.evaluate import table_formats, tables
 from blades_dist.evaluate.assess import assess
-from blades_dist.evaluate.metrics import Estimate
-from blades_dist.evaluate.predictions import Answers, Pair
+from blades_dist.evaluate.predictions import Pair, Predictions
+from blades_dist.evaluate.rates import Estimate
 from tests.evaluate.synthetic import make_assessments
 
 
 def _pairs(real, sets, cut=-1.6):
-    def answers(scores):
-        return Answers(scores, scores < cut, (scores >= cut) & (scores < cut + 0.3), None, None)
+    def predictions(scores):
+        return Predictions(scores, scores < cut, (scores >= cut) & (scores < cut + 0.3), None, None)
 
-    shared = answers(real)
-    return {name: Pair(shared, answers(scores)) for name, scores in sets.items()}
+    shared = predictions(real)
+    return {name: Pair(shared, predictions(scores)) for name, scores in sets.items()}
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +73,9 @@ def test_verdicts_have_their_table(built):
 
 def test_a_flagged_image_may_be_unsure_and_is_then_not_called_so():
     flagged, unsure = np.array([True, True, False, False]), np.array([True, False, True, False])
-    answers = Answers(np.zeros(4), flagged, unsure, None, None)
-    assert answers.called.tolist() == [False, True, False, False]
-    found = assess({"g": Pair(answers, answers)}, 100)
+    predictions = Predictions(np.zeros(4), flagged, unsure, None, None)
+    assert predictions.called.tolist() == [False, True, False, False]
+    found = assess({"g": Pair(predictions, predictions)}, 100)
     assert found.detected["g"].value == 0.5 and found.called["g"].value == found.called_photographs.value == 0.25
 
 
@@ -125,7 +125,7 @@ def test_pairs_that_do_not_fit_are_refused():
     pairs = _pairs(np.zeros(3), {"a": np.zeros(2)}) | _pairs(np.zeros(4), {"b": np.zeros(2)})
     with pytest.raises(ValueError, match="same photographs"):
         assess(pairs)
-    one = Answers(np.zeros(3), np.zeros(3, bool), np.zeros(3, bool), np.ones(3), None)
+    one = Predictions(np.zeros(3), np.zeros(3, bool), np.zeros(3, bool), np.ones(3), None)
     with pytest.raises(ValueError, match="p_values for every generator or for none; missing for a"):
         assess(_pairs(np.zeros(3), {"a": np.zeros(2)}) | {"b": Pair(one, one)})
 
