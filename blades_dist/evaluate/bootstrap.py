@@ -73,7 +73,7 @@ def bootstrap_metrics(
     ``real`` may hold F arrays instead, the scores of the same photographs in the same order under the head that
     judged that generator. Photographs are drawn with replacement among photographs and each generator's images among
     themselves, so class sizes never change. Equal sizes, ``resamples`` and ``seed`` give equal draws: that is what
-    makes ``difference`` a paired comparison. Cost: a few passes over resamples x (n + m) integers, per generator.
+    makes ``paired_difference`` paired. Cost: a few passes over resamples x (n + m) integers, per generator.
 
     Raises:
         ValueError: a score is not finite, or ``real`` does not fit ``generated``.
@@ -101,7 +101,7 @@ def bootstrap_metrics(
     return [BootstrapMetric(values[i], replicates[i], n, sizes) for i in range(len(metrics))]
 
 
-def difference(first: BootstrapMetric, second: BootstrapMetric, confidence: float = 0.95) -> Estimate:
+def paired_difference(first: BootstrapMetric, second: BootstrapMetric, confidence: float = 0.95) -> Estimate:
     """Mean over generators of the first detector minus that of the second, paired: both on the same draws.
 
     The detectors' images must be the same in the same order, and ``bootstrap_metrics`` called with the same seed.
@@ -118,15 +118,15 @@ def difference(first: BootstrapMetric, second: BootstrapMetric, confidence: floa
     return Estimate(value, low, high, first.n_real, sum(first.n_generated))
 
 
-def difference_p(first: BootstrapMetric, second: BootstrapMetric) -> float:
-    """Two-sided p-value of ``difference`` being 0, from the share of resamples on the other side of 0.
+def paired_difference_p(first: BootstrapMetric, second: BootstrapMetric) -> float:
+    """Two-sided p-value of ``paired_difference`` being 0, from the share of resamples on the other side of 0.
 
     Twice the smaller tail, each counted with one more resample as in Davison and Hinkley (1997, section 4.2), so
-    never below 2 / (B + 1); ties with 0 count to both tails. nan where ``difference`` has no interval, and where no
-    resample varied: resamples of wholly separated sets say nothing of chance.
+    never below 2 / (B + 1); ties with 0 count to both tails. nan where ``paired_difference`` has no interval, and
+    where no resample varied: resamples of wholly separated sets say nothing of chance.
 
     Raises:
-        ValueError: as for ``difference``.
+        ValueError: as for ``paired_difference``.
     """
     both = _paired(first, second)
     if math.isnan(both._mean_bounds(0.95)[0]):

@@ -7,7 +7,7 @@ import numpy as np
 
 from blades_dist.detect.calibrate import STANDARD_FPRS
 from blades_dist.evaluate.assess import RANKING, Assessment
-from blades_dist.evaluate.bootstrap import difference, difference_p
+from blades_dist.evaluate.bootstrap import paired_difference, paired_difference_p
 from blades_dist.evaluate.paired import delong, holm, mcnemar
 from blades_dist.evaluate.rates import Estimate
 from blades_dist.evaluate.table_formats import SIGNED, PValue, measured_table, row
@@ -123,13 +123,13 @@ def _unsure_table(assessments: Mapping[str, Assessment]) -> Table:
 def _comparison_table(assessments: Mapping[str, Assessment], confidence: float) -> Table:
     (main, first), *others = assessments.items()
     measured = [first.ranked["AUC"]] + [other.ranked["AUC"] for _, other in others]
-    p_auc = [difference_p(measured[0], other) for other in measured[1:]]
+    p_auc = [paired_difference_p(measured[0], other) for other in measured[1:]]
     decisions = [_decisions(first, other) for _, other in others]
     corrected = holm(p_auc), holm(decisions)
     rows = []
     for i, (name, _) in enumerate(others):
         means = [measured[0].mean(confidence), measured[i + 1].mean(confidence)]
-        gap = difference(measured[0], measured[i + 1], confidence)
+        gap = paired_difference(measured[0], measured[i + 1], confidence)
         p_values = [p_auc[i], corrected[0][i], decisions[i], corrected[1][i]]
         rows.append(row(f"{main} against {name}", [*means, gap, *_p_values(p_values, gap)]))
     note = (

@@ -10,7 +10,7 @@ import numpy as np
 from blades_dist.config import FitConfig
 from blades_dist.detect.calibrate import calibrate
 from blades_dist.detect.extract import Request, extract
-from blades_dist.evaluate.bootstrap import BootstrapMetric, bootstrap_metrics, difference, difference_p
+from blades_dist.evaluate.bootstrap import BootstrapMetric, bootstrap_metrics, paired_difference, paired_difference_p
 from blades_dist.evaluate.ranking import auc
 from blades_dist.evaluate.rates import Estimate
 from blades_dist.tuning.config import SweepConfig
@@ -105,7 +105,9 @@ def compare(config: SweepConfig, contestants: Sequence[Contestant]) -> Compariso
             Measured(one.name, by_name, mean.mean(CONFIDENCE), float(fpr), one.detector.fpr, float(tpr), own)
         )
         ranked.append(mean)
-    differences = [(difference(other, ranked[0], CONFIDENCE), difference_p(other, ranked[0])) for other in ranked[1:]]
+    differences = [
+        (paired_difference(other, ranked[0], CONFIDENCE), paired_difference_p(other, ranked[0])) for other in ranked[1:]
+    ]
     first, last = contestants[0], contestants[-1]
     same = first.encoders == last.encoders and first.detector.model_dump() == last.detector.model_dump()
     return Comparison(measured, differences, photographs, sizes, config.generated is not None, same)

@@ -30,7 +30,7 @@ _BAND = 0.06  # of an axis: how far lines of one choice are spread
 
 
 @themed
-def parallel(
+def plot_parallel(
     points: Sequence[tuple[Mapping[str, Any], float]],
     space: Mapping[str, Dimension],
     label: str,
@@ -58,7 +58,7 @@ def parallel(
 
 
 @themed
-def bars(found: Sequence[Importance], theme: Theme = LIGHT) -> Figure:
+def plot_importances(found: Sequence[Importance], theme: Theme = LIGHT) -> Figure:
     """A panel of bars each."""
     figure, places = panels(len(found), columns=2, width=5.2, height=2.9)
     for i, (axes, one) in enumerate(zip(places, found, strict=True)):
@@ -107,7 +107,7 @@ _TOP = 15  # detector trials in the table for people; the CSV has all
 
 
 @dataclass(frozen=True)
-class Found:
+class SweepResult:
     """All that is told: the ``best`` detector trial, and the bundle made of it."""
 
     config: SweepConfig
@@ -118,57 +118,57 @@ class Found:
     bundle: Path
 
 
-def write(found: Found) -> Path:
+def write_results(result: SweepResult) -> Path:
     """Writes ``table.md``, ``encoders.csv``, ``detectors.csv``, ``sweep.json``, ``parallel_*.png``, ``importance.png``
     and ``summary.html`` into the sweep's folder; returns the page."""
-    folder = found.config.folder
-    weights = importances(found.config, found.ledger, found.rows)
-    encoders = encoder_records(found)
-    comparison = Table.of_records(comparison_records(found.comparison), "The best against the default")
+    folder = result.config.folder
+    weights = importances(result.config, result.ledger, result.rows)
+    encoders = encoder_records(result)
+    comparison = Table.of_records(comparison_records(result.comparison), "The best against the default")
     encoder_table = Table.of_records(encoders, "Encoder runs")
-    top = Table.of_records(_top(found.rows), f"Best {_TOP} detector trials")
+    top = Table.of_records(_top(result.rows), f"Best {_TOP} detector trials")
     write_atomically(folder / "encoders.csv", encoder_table.to_csv())
-    write_atomically(folder / "detectors.csv", Table.of_records(detector_records(found.rows)).to_csv())
-    write_atomically(folder / TABLE, markdown(found, [comparison, encoder_table, top], weights))
-    drawn = plots(found, weights)
+    write_atomically(folder / "detectors.csv", Table.of_records(detector_records(result.rows)).to_csv())
+    write_atomically(folder / TABLE, markdown(result, [comparison, encoder_table, top], weights))
+    drawn = plots(result, weights)
     for one in drawn:
         write_atomically(folder / f"{one.name}.png", one.light)
-    result = {
-        "best": asdict(found.best),
-        "encoder": _values(found, found.best.candidate),
-        "bundle": str(found.bundle),
-        "comparison": found.comparison.as_json(),
+    content = {
+        "best": asdict(result.best),
+        "encoder": _values(result, result.best.candidate),
+        "bundle": str(result.bundle),
+        "comparison": result.comparison.as_json(),
         "importance": [asdict(one) for one in weights],
         "encoders": encoders,
-        "detectors": [asdict(row) for row in found.rows],
-        "config": found.config.model_dump(mode="json"),
+        "detectors": [asdict(row) for row in result.rows],
+        "config": result.config.model_dump(mode="json"),
     }
-    write_atomically(folder / RESULT, json.dumps(without_nan(result), indent=1))
+    write_atomically(folder / RESULT, json.dumps(without_nan(content), indent=1))
     html = render(
         "blades_dist.tuning",
         "sweep.html.j2",
-        name=found.config.name,
-        verdict=found.comparison.verdict(),
-        beats=found.comparison.beats,
+        name=result.config.name,
+        verdict=result.comparison.verdict(),
+        beats=result.comparison.beats,
         comparison=comparison,
         encoders=encoder_table,
         detectors=top,
-        best=[*_values(found, found.best.candidate).items(), *found.best.values.items(), ("bundle", found.bundle)],
+        best=[*_values(result, result.best.candidate).items(), *result.best.values.items(), ("bundle", result.bundle)],
         plots=drawn,
-        config=found.config.model_dump(mode="json"),
+        config=result.config.model_dump(mode="json"),
     )
     write_atomically(folder / PAGE, html)
     return folder / PAGE
 
 
-def encoder_records(found: Found) -> list[dict[str, Any]]:
+def encoder_records(result: SweepResult) -> list[dict[str, Any]]:
     """A row a run."""
     rows = []
-    for run in found.ledger.runs.values():
+    for run in result.ledger.runs.values():
         row: dict[str, Any] = {"run": run.name, "state": run.state, "steps": run.reports[-1][0] if run.reports else 0}
         row["coarse AUC"] = run.reports[-1][1] if run.reports else None
         row["objective"] = run.score
-        rows.append({**row, **_values(found, run.candidate)})
+        rows.append({**row, **_values(result, run.candidate)})
     return rows
 
 
@@ -204,11 +204,11 @@ def comparison_records(comparison: Comparison) -> list[dict[str, Any]]:
     return rows
 
 
-def markdown(found: Found, tables: Sequence[Table], weights: Sequence[Importance]) -> str:
+def markdown(result: SweepResult, tables: Sequence[Table], weights: Sequence[Importance]) -> str:
     """The tables (comparison, encoder runs, best detector trials) for people, with importances."""
-    states = [run.state for run in found.ledger.runs.values()]
+    states = [run.state for run in result.ledger.runs.values()]
     counted = ", ".join(f"{states.count(state)} {state}" for state in ("finished", "stopped", "failed"))
-    comparison = found.comparison
+    comparison = result.comparison
     others = ", ".join(f"{count} {name}" for name, count in comparison.others.items())
     shares = [
         Table.of_records(
@@ -218,46 +218,46 @@ def markdown(found: Found, tables: Sequence[Table], weights: Sequence[Importance
         for one in weights
     ]
     parts = [
-        f"# Sweep {found.config.name}\n",
-        f"{len(states)} encoder runs ({counted}), {len(found.rows)} detector trials.\n",
+        f"# Sweep {result.config.name}\n",
+        f"{len(states)} encoder runs ({counted}), {len(result.rows)} detector trials.\n",
         f"**{comparison.verdict()}**\n",
-        f"Test split: {comparison.photographs} photographs; {others}. Means over {len(found.best.by_seed)} seed(s); "
+        f"Test split: {comparison.photographs} photographs; {others}. Means over {len(result.best.by_seed)} seed(s); "
         "95% intervals by bootstrap over faces, not over seeds.\n",
         tables[0].to_markdown(),
-        f"## Best\n\nEncoder c{found.best.candidate:03d}: {_listed(_values(found, found.best.candidate))}\n\n"
-        f"Detector: {_listed(found.best.values)}\n\nBundle: `{found.bundle.name}/`\n",
+        f"## Best\n\nEncoder c{result.best.candidate:03d}: {_listed(_values(result, result.best.candidate))}\n\n"
+        f"Detector: {_listed(result.best.values)}\n\nBundle: `{result.bundle.name}/`\n",
         *(table.to_markdown() for table in (*tables[1:], *shares)),
     ]
     return "\n".join(parts)
 
 
-def plots(found: Found, weights: Sequence[Importance]) -> list[Plot]:
+def plots(result: SweepResult, weights: Sequence[Importance]) -> list[Plot]:
     """Both levels as parallel coordinates, and importance."""
     drawn = []
     points, dashed = [], []
-    for number in found.ledger.candidates:
-        runs, values = found.ledger.of(number), _values(found, number)
-        inside = all(space.contains(values[key]) for key, space in found.config.encoders.space.items())
+    for number in result.ledger.candidates:
+        runs, values = result.ledger.of(number), _values(result, number)
+        inside = all(space.contains(values[key]) for key, space in result.config.encoders.space.items())
         if runs and runs[0].reports and inside:
             points.append((values, runs[0].reports[-1][1]))
             dashed.append(runs[0].state != "finished")
     if points:
         caption = "Encoder configurations by the coarse AUC of their last read-out; dashed: stopped early."
-        space = found.config.encoders.space
-        drawn.append(plot("parallel_encoders", caption, parallel, points, space, "coarse AUC", dashed))
-    tried = [(row.values, row.score) for row in found.rows if row.score is not None]
+        space = result.config.encoders.space
+        drawn.append(plot("parallel_encoders", caption, plot_parallel, points, space, "coarse AUC", dashed))
+    tried = [(row.values, row.score) for row in result.rows if row.score is not None]
     caption = "Detector trials by their objective; a key that a detector's kind does not have breaks its line."
-    drawn.append(plot("parallel_detectors", caption, parallel, tried, found.config.detectors.space, "objective"))
+    drawn.append(plot("parallel_detectors", caption, plot_parallel, tried, result.config.detectors.space, "objective"))
     if weights:
         caption = "How much of the variance over trials each key accounts for (fANOVA); few trials say little."
-        drawn.append(plot("importance", caption, bars, weights))
+        drawn.append(plot("importance", caption, plot_importances, weights))
     return drawn
 
 
-def _values(found: Found, candidate: int) -> dict[str, Any]:
+def _values(result: SweepResult, candidate: int) -> dict[str, Any]:
     if candidate == DEFAULT:
-        return defaults(found.config.pretrain, found.config.encoders.space)
-    return found.ledger.candidates[candidate].values
+        return defaults(result.config.pretrain, result.config.encoders.space)
+    return result.ledger.candidates[candidate].values
 
 
 def _top(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -165,12 +165,16 @@ def test_p_of_a_difference():
     rng = np.random.default_rng(21)
     real, generated = rng.normal(1, 1, 150), rng.normal(0, 1, 150)
     first = _auc(real, generated, resamples=500)
-    assert bootstrap.difference_p(first, first) == 1
+    assert bootstrap.paired_difference_p(first, first) == 1
     noise = _auc(rng.normal(0, 1, 150), rng.normal(0, 1, 150), resamples=500)
-    assert bootstrap.difference_p(first, noise) == bootstrap.difference_p(noise, first) == pytest.approx(2 / 501)
+    assert (
+        bootstrap.paired_difference_p(first, noise)
+        == bootstrap.paired_difference_p(noise, first)
+        == pytest.approx(2 / 501)
+    )
     perfect, reverse = _auc(real + 50, generated), _auc(real - 50, generated)
-    assert math.isnan(bootstrap.difference_p(perfect, reverse))  # no resample varies
-    assert math.isnan(bootstrap.difference_p(_auc([1], [0]), _auc([0], [1])))
+    assert math.isnan(bootstrap.paired_difference_p(perfect, reverse))  # no resample varies
+    assert math.isnan(bootstrap.paired_difference_p(_auc([1], [0]), _auc([0], [1])))
 
 
 def test_p_of_a_difference_is_seldom_small_when_there_is_none():
@@ -181,7 +185,7 @@ def test_p_of_a_difference_is_seldom_small_when_there_is_none():
             _auc(real + rng.normal(0, 0.5, 60), generated + rng.normal(0, 0.5, 60), resamples=200, seed=trial)
             for _ in range(2)
         ]
-        small += bootstrap.difference_p(*pair) <= 0.05
+        small += bootstrap.paired_difference_p(*pair) <= 0.05
     assert small <= 15  # a binomial of 120 trials at 5% stays there with probability above 0.999
 
 
@@ -189,14 +193,16 @@ def test_difference_is_paired():
     rng = np.random.default_rng(3)
     real, generated = rng.normal(1, 1, 200), rng.normal(0, 1, 200)
     first = _auc(real, generated)
-    same = bootstrap.difference(first, _auc(2 * real + 1, 2 * generated + 1))
+    same = bootstrap.paired_difference(first, _auc(2 * real + 1, 2 * generated + 1))
     assert same.value == 0
     assert same.low < 0 < same.high  # nothing varied, so it falls back on the two intervals
-    close = bootstrap.difference(first, _auc(real + rng.normal(0, 0.05, 200), generated + rng.normal(0, 0.05, 200)))
+    close = bootstrap.paired_difference(
+        first, _auc(real + rng.normal(0, 0.05, 200), generated + rng.normal(0, 0.05, 200))
+    )
     alone = first.mean()
     assert close.high - close.low < (alone.high - alone.low) / 3
     with pytest.raises(ValueError, match="same images"):
-        bootstrap.difference(first, _auc(real[:-1], generated))
+        bootstrap.paired_difference(first, _auc(real[:-1], generated))
 
 
 def test_same_seed_same_interval():

@@ -11,7 +11,7 @@ from blades_dist.tuning.compare import Comparison, Measured
 from blades_dist.tuning.detectors import Row
 from blades_dist.tuning.importance import importances
 from blades_dist.tuning.ledger import Candidate, Ledger
-from blades_dist.tuning.results import bars, comparison_records, detector_records, parallel
+from blades_dist.tuning.results import comparison_records, detector_records, plot_importances, plot_parallel
 from tests.tuning.small import config
 
 
@@ -66,6 +66,6 @@ def test_importance_finds_the_key_that_matters(tmp_path: Path) -> None:
     assert detectors.shares.keys() == {"kind", "fpr", "encoder"} and detectors.shares["kind"] > 0.8
     assert importances(sweep, Ledger(tmp_path / "none.jsonl"), rows[:3]) == [], "too few trials say nothing"
     points = [(candidate.values, number / 30) for number, candidate in ledger.candidates.items() if number]
-    drawn = parallel(points, sweep.encoders.space, "score", [number % 2 == 0 for number in range(30)])
+    drawn = plot_parallel(points, sweep.encoders.space, "score", [number % 2 == 0 for number in range(30)])
     assert len(drawn.axes[0].lines) == 30 + len(sweep.encoders.space)
-    assert [len(axes.patches) for axes in bars([encoders, detectors]).axes] == [2, 3]
+    assert [len(axes.patches) for axes in plot_importances([encoders, detectors]).axes] == [2, 3]
