@@ -207,7 +207,7 @@ class Equalised:
     counts: tuple[Count, ...]
 
     def sentence(self) -> str:
-        """What was done, for faces."""
+        """What was done, for people."""
         kept, gone = (sum(getattr(count, name) for count in self.counts) for name in ("kept", "left_out"))
         return (
             f"Both sides equalised: {self.side} x {self.side} pixels, JPEG quality {self.quality}; {kept} faces kept, "

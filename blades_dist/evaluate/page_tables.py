@@ -73,6 +73,6 @@ def _short(name: str) -> str:
 
 
 def _words(name: str) -> str:
-    """A recorded fact's name for faces."""
+    """A recorded fact's name for people."""
     words = name.replace("_", " ").replace("jpeg", "JPEG").replace("icc", "ICC")
     return f"{words}, px" if words.endswith(("width", "height")) else words

@@ -115,7 +115,7 @@ NOT_AUDITED = (
     "metadata, thumbnails, the order of a file's segments and its size in bytes",
     "where in its picture the face lies (its size and the picture's are audited)",
     "traces in the pixels of containers the files were in before",
-    "what is shown: faces, poses and backgrounds may differ between the sides",
+    "what is shown: people, poses and backgrounds may differ between the sides",
 )
 SHOWN = 12  # categories of one fact that a distribution names; the rest are counted together
 _QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
@@ -177,7 +177,7 @@ class Audit:
         return NOT_AUDITED + ((f"not recorded in these shards: {missing}",) if missing else ())
 
     def verdict(self) -> str:
-        """A few sentences for faces, with n and intervals."""
+        """A few sentences for people, with n and intervals."""
         missing = self._missing()
         gap = (
             f" Not recorded by both sides, hence not audited: {missing}; ingest again to record it." if missing else ""

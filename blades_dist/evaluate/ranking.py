@@ -25,7 +25,7 @@ def roc_counts(real: Array, generated: Array) -> tuple[Array, Array]:
 
 
 class RocCounts:
-    """Sorted scores, from which the roc_counts of any resample follows by two cumulative sums.
+    """Sorted scores, from which the ROC counts of any resample follow by two cumulative sums.
 
     Raises:
         ValueError: a score is not finite.
@@ -88,7 +88,7 @@ def tpr_at(level: float) -> Metric:
 
 
 def roc(false: Array, true: Array) -> tuple[Array, Array]:
-    """(FPR, TPR) in 0..1 at every threshold of a roc_counts; nan where a class is missing."""
+    """(FPR, TPR) in 0..1 at every threshold of ROC counts; nan where a class is missing."""
     return _ratio(false, false[..., -1:]), _ratio(true, true[..., -1:])
 
 
