@@ -42,11 +42,12 @@ def spread(sets: dict[str, np.ndarray]) -> str:
     variance of the other two about their own means in units of its; from features (n, D), averaged over D."""
     from blades_dist.config import OneClassConfig
     from blades_dist.detect.one_class import fit_one_class
-    from blades_dist.evaluate.metrics import auc, rank
+    from blades_dist.evaluate.bootstrap import bootstrap_metrics
+    from blades_dist.evaluate.ranking import auc
     from blades_dist.evaluate.table_formats import show
 
     head = fit_one_class(sets[FITTED], OneClassConfig(components=1, covariance="diag"), 0)
-    found = rank([auc], head.score(sets[REAL]), [head.score(sets[GENERATED])], 2000)[0].estimate(0)
+    found = bootstrap_metrics([auc], head.score(sets[REAL]), [head.score(sets[GENERATED])], 2000)[0].estimate(0)
     unit = sets[FITTED].var(0)
     first, second = (float((sets[name].var(0) / unit).mean()) for name in (REAL, GENERATED))
     return f"{show(found)} | {first:.2f} | {second:.2f} |"

@@ -30,6 +30,7 @@ from blades_dist.config import IngestConfig, RayConfig
 from blades_dist.data.ingest import ingest
 from blades_dist.detect.extract import Request, extract
 from blades_dist.raylocal import cluster
+from blades_dist.report.tables import Table
 from blades_dist.settings import load
 from blades_dist.simulate.dataset import write_generated, write_photographs
 from blades_dist.simulate.generators import FAMILIES
@@ -41,7 +42,7 @@ from blades_dist.tuning.features import by_source, extraction, faces_of
 from blades_dist.tuning.ledger import Ledger, Run
 from blades_dist.tuning.objective import area, fit_head
 from blades_dist.tuning.plan import ENCODERS
-from blades_dist.tuning.results import RESULT, TABLE, table
+from blades_dist.tuning.results import RESULT, TABLE
 from blades_dist.tuning.sweep import check, sweep
 
 ROOT = Path(__file__).parents[1]
@@ -209,7 +210,7 @@ def report(folder: Path, options: argparse.Namespace, killed: dict[str, str], se
         "labelled AI faces of the generated set's train split, which the search did not use; within: mean over "
         "configurations of the encoder of the correlation among its own trials.",
         "",
-        table(agreement(config, ledger, rows)),
+        Table.of_records(agreement(config, ledger, rows)).to_markdown(),
         found.replace(f"# Sweep {config.name}", "## What was found", 1).replace("\n## ", "\n### "),
     ]
     return "\n".join(lines)

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from blades_dist import page
 from blades_dist.data import report_tables as tables
 from blades_dist.data.records import read_manifest
 from blades_dist.data.report_counts import count
 from blades_dist.data.report_pictures import Originals, contact_sheet, examples, near_duplicates, refused
 from blades_dist.data.report_plots import plots
 from blades_dist.files import write_atomically
+from blades_dist.report.page import render
 
 REPORT = "report.html"
 
@@ -28,8 +28,9 @@ def write_report(folder: Path, target: Path | None = None, sources: Sequence[str
     counts, found = count(folder, manifest), refused(folder)
     with Originals(sources) as originals:
         reasons, pairs = examples(found, originals), near_duplicates(found, originals)
-    template = page.environment("blades_dist.data").get_template("data_report.html.j2")
-    text = template.render(
+    text = render(
+        "blades_dist.data",
+        "data_report.html.j2",
         manifest=manifest,
         digest=manifest.digest(),
         faces=tables.faces(manifest, counts),

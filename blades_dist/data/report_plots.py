@@ -7,7 +7,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from blades_dist.data.records import Manifest
 from blades_dist.data.report_counts import Counts, Histogram
-from blades_dist.figures import LIGHT, Plot, Theme, plot, themed
+from blades_dist.report.figures import LIGHT, Plot, Theme, plot, themed
 from blades_dist.tags import EXIF_TAGS
 from blades_dist.tasks import ORDINAL_TAGS
 

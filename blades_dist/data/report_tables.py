@@ -1,30 +1,20 @@
 """The tables of a data report."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from blades_dist.data.records import Manifest
 from blades_dist.data.report_counts import Counts
 from blades_dist.data.report_plots import UNITS
+from blades_dist.report.tables import Table, TableRow
 from blades_dist.tasks import ORDINAL_TAGS, TAGS, vocabulary
-
-
-@dataclass(frozen=True)
-class Table:
-    """``columns`` head the cells of every row, (name, cells); with ``total`` the last row sums up the others."""
-
-    caption: str
-    columns: list[str]
-    rows: list[tuple[str, list[object]]]
-    total: bool = False
 
 
 def faces(manifest: Manifest, counts: Counts) -> Table:
     """Faces of every source, by split."""
     splits = list(manifest.rows)
     rows = [_row(name, (found[split] for split in splits)) for name, found in sorted(counts.sources.items())]
-    rows.append(_row("all sources", manifest.rows.values()))
-    return Table("Faces of every source, by split", [*splits, "all"], rows, total=True)
+    rows.append(_row("all sources", manifest.rows.values(), total=True))
+    return Table("Faces of every source, by split", (*splits, "all"), tuple(rows))
 
 
 def tags(manifest: Manifest, counts: Counts) -> list[Table]:
@@ -35,36 +25,34 @@ def tags(manifest: Manifest, counts: Counts) -> list[Table]:
         columns = [counts.labels[tag][split].tolist() for split in splits]
         names = [*vocabulary(tag), "absent"]
         rows = [_row(name, (column[i] for column in columns)) for i, name in enumerate(names)]
-        tables.append(Table(tag, [*splits, "all"], rows))
+        tables.append(Table(tag, (*splits, "all"), tuple(rows)))
     return tables
 
 
 def levels(manifest: Manifest, counts: Counts) -> Table:
     """What is low, medium and high."""
-    rows: list[tuple[str, list[object]]] = []
+    rows = []
     for tag in ORDINAL_TAGS:
         raw, edges = counts.raw[tag], manifest.ordinal_edges.get(tag)
         extent = [f"{raw.low:g}", f"{raw.high:g}"] if raw.n else ["none", "none"]
         cuts = [f"{edges[0]:g}", f"{edges[1]:g}"] if edges else ["none", "none"]
-        rows.append((tag, [UNITS[tag], raw.n, *extent, *cuts]))
-    columns = ["unit", "faces", "smallest", "largest", "first edge", "second edge"]
-    return Table("Low is up to the first edge, medium up to the second, high above", columns, rows)
+        rows.append(TableRow(tag, (UNITS[tag], raw.n, *extent, *cuts)))
+    columns = ("unit", "faces", "smallest", "largest", "first edge", "second edge")
+    return Table("Low is up to the first edge, medium up to the second, high above", columns, tuple(rows))
 
 
-def tally(caption: str, column: str, found: Mapping[str, int]) -> Table:
+def tally(title: str, column: str, found: Mapping[str, int]) -> Table:
     """Counts by name, the largest first."""
     ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
-    return Table(caption, [column], [(name, [count]) for name, count in ranked])
+    return Table(title, (column,), tuple(TableRow(name, (count,)) for name, count in ranked))
 
 
 def shards(manifest: Manifest) -> Table:
     """The files."""
-    rows: list[tuple[str, list[object]]] = [
-        (shard.name, [shard.split, shard.rows, len(shard.row_groups), shard.sha256]) for shard in manifest.shards
-    ]
-    return Table("Shards", ["split", "rows", "row groups", "sha-256"], rows)
+    rows = [TableRow(one.name, (one.split, one.rows, len(one.row_groups), one.sha256)) for one in manifest.shards]
+    return Table("Shards", ("split", "rows", "row groups", "sha-256"), tuple(rows))
 
 
-def _row(name: str, found: Iterable[int]) -> tuple[str, list[object]]:
-    cells = list(found)
-    return name, [*cells, sum(cells)]
+def _row(name: str, found: Iterable[int], total: bool = False) -> TableRow:
+    cells = tuple(found)
+    return TableRow(name, (*cells, sum(cells)), total=total)

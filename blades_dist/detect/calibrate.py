@@ -13,7 +13,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from statistics import NormalDist
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -175,13 +174,11 @@ def wilson(count: int, n: int, confidence: float = 0.95) -> Rate:
         raise ValueError(f"count {count} outside 0..{n}")
     if n == 0:
         return Rate(count=0, n=0, rate=0.0, low=0.0, high=1.0, confidence=confidence)
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    p = count / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    low = 0.0 if count == 0 else max(0.0, centre - half)
-    high = 1.0 if count == n else min(1.0, centre + half)
-    return Rate(count=count, n=n, rate=p, low=low, high=high, confidence=confidence)
+    from scipy.stats import binomtest  # half a second that a service which only judges does without
+
+    interval = binomtest(count, n).proportion_ci(confidence, method="wilson")
+    low, high = float(interval.low), float(interval.high)
+    return Rate(count=count, n=n, rate=count / n, low=low, high=high, confidence=confidence)
 
 
 def measure(calibration: Calibration, scores: np.ndarray) -> dict[float, Rate]:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from blades_dist.detect.calibrate import STANDARD_FPRS
-from blades_dist.evaluate.bootstrap import Ranked, rank
+from blades_dist.evaluate.bootstrap import BootstrapMetric, bootstrap_metrics
 from blades_dist.evaluate.calibration_error import Reliability, measured_fpr, p_value_error, reliability
-from blades_dist.evaluate.predictions import Answers, Pair
+from blades_dist.evaluate.predictions import Pair, Predictions
 from blades_dist.evaluate.ranking import auc, average_precision, equal_error_rate, tpr_at
 from blades_dist.evaluate.rates import Estimate, balanced_accuracy, balanced_share, confusion, share
 
@@ -26,7 +26,7 @@ class Assessment:
     """Measurements of one detector; dictionaries without other mention are by generator.
 
     Attributes:
-        pairs: the answers that were measured.
+        pairs: the predictions that were measured.
         ranked: one entry a name of ``RANKING``.
         accuracy, mean_accuracy: balanced, by the score alone; ``detected``: share flagged.
         confusion: TNR, FPR, TPR, FNR, F1 over all generators together.
@@ -38,7 +38,7 @@ class Assessment:
     """
 
     pairs: Mapping[str, Pair]
-    ranked: dict[str, Ranked]
+    ranked: dict[str, BootstrapMetric]
     accuracy: dict[str, Estimate]
     mean_accuracy: Estimate
     detected: dict[str, Estimate]
@@ -54,7 +54,7 @@ class Assessment:
 
     @property
     def generators(self) -> tuple[str, ...]:
-        """Names, in the order of ``Ranked``."""
+        """Names, in the order of ``BootstrapMetric``."""
         return tuple(self.pairs)
 
     @property
@@ -69,7 +69,7 @@ class Assessment:
 
 
 def assess(pairs: Mapping[str, Pair], resamples: int = 2000, confidence: float = 0.95, seed: int = 0) -> Assessment:
-    """Measures a detector's answers, by generator; the photographs are the same in the same order in every pair.
+    """Measures a detector's predictions, by generator; the photographs are the same in the same order in every pair.
 
     Raises:
         ValueError: no generator, pairs with different numbers of photographs, or p-values or probabilities in some
@@ -80,7 +80,7 @@ def assess(pairs: Mapping[str, Pair], resamples: int = 2000, confidence: float =
     images = {name: pair.generated for name, pair in pairs.items()}
     flags, unsure = ([getattr(own, field) for own in images.values()] for field in ("flagged", "unsure"))
     real_flags, real_unsure = [one.flagged for one in real], [one.unsure for one in real]
-    ranked = rank(
+    ranked = bootstrap_metrics(
         list(RANKING.values()), [one.scores for one in real], [o.scores for o in images.values()], resamples, seed
     )
     p_values = [one.p_values for one in real if one.p_values is not None]
@@ -107,16 +107,16 @@ def assess(pairs: Mapping[str, Pair], resamples: int = 2000, confidence: float =
     )
 
 
-def photographs(pairs: Mapping[str, Pair]) -> list[Answers]:
-    """Answers on the photographs: one a generator's head, or a single one where all generators share a head."""
-    answers = [pair.real for pair in pairs.values()]
-    shared = all(np.array_equal(one.scores, answers[0].scores) for one in answers)
-    return answers[:1] if shared else answers
+def photographs(pairs: Mapping[str, Pair]) -> list[Predictions]:
+    """Predictions on the photographs: one a generator's head, or a single one where all generators share a head."""
+    predictions = [pair.real for pair in pairs.values()]
+    shared = all(np.array_equal(one.scores, predictions[0].scores) for one in predictions)
+    return predictions[:1] if shared else predictions
 
 
 def _check(pairs: Mapping[str, Pair]) -> None:
     if not pairs:
-        raise ValueError("a detector's answers hold no generator")
+        raise ValueError("a detector's predictions hold no generator")
     counts = {name: len(pair.real) for name, pair in pairs.items()}
     if len(set(counts.values())) > 1:
         raise ValueError(f"every pair needs the same photographs, but their numbers differ: {counts}")
@@ -124,4 +124,4 @@ def _check(pairs: Mapping[str, Pair]) -> None:
         known = [name for name, pair in pairs.items() if getattr(pair.real, field) is not None]
         if known and len(known) < len(pairs):
             missing = ", ".join(name for name in pairs if name not in known)
-            raise ValueError(f"answers: {field} for every generator or for none; missing for {missing}")
+            raise ValueError(f"predictions: {field} for every generator or for none; missing for {missing}")

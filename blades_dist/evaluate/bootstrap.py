@@ -1,4 +1,8 @@
-"""Stratified bootstrap: the same draws of photographs for every generator and for every detector."""
+"""Stratified bootstrap: the same draws of photographs for every generator and for every detector.
+
+``scipy.stats.bootstrap`` resamples each call for itself: it cannot share the photographs, which comparisons of
+detectors and means over generators need.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -6,14 +10,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from blades_dist.evaluate.ranking import Array, Ladder, Metric, ladder
-from blades_dist.evaluate.rates import Estimate, by_head, wilson
+from blades_dist.evaluate.ranking import Array, Metric, RocCounts, roc_counts
+from blades_dist.evaluate.rates import Estimate, by_head, wilson_bounds
 
 _BLOCK = 100  # resamples drawn from one generator state; part of what a seed means, so a constant
 
 
 @dataclass(frozen=True)
-class Ranked:
+class BootstrapMetric:
     """One metric of one detector on every generator, with its resamples.
 
     ``values`` (F,); ``replicates`` (F, B): the b-th column rests on one draw of the photographs, shared by all
@@ -34,7 +38,7 @@ class Ranked:
         elif low == high and value in (0.0, 1.0):
             # Resamples of two separated sets never overlap, which proves nothing. min(n, m) disjoint pairs of one
             # photograph and one generated image were all in order: a binomial of that many trials bounds the rest.
-            low, high = wilson(round(value * min(n, m)), min(n, m), confidence)
+            low, high = wilson_bounds(round(value * min(n, m)), min(n, m), confidence)
         return Estimate(value, low, high, n, m)
 
     def mean(self, confidence: float = 0.95) -> Estimate:
@@ -57,19 +61,19 @@ class Ranked:
         return percentiles(self.replicates[self.known].mean(axis=0), confidence)
 
 
-def rank(
+def bootstrap_metrics(
     metrics: Sequence[Metric],
     real: Array | Sequence[Array],
     generated: Sequence[Array],
     resamples: int = 2000,
     seed: int = 0,
-) -> list[Ranked]:
+) -> list[BootstrapMetric]:
     """Every metric on (n,) photographs against each of F generators' (m_f,) scores, with a stratified bootstrap.
 
     ``real`` may hold F arrays instead, the scores of the same photographs in the same order under the head that
     judged that generator. Photographs are drawn with replacement among photographs and each generator's images among
     themselves, so class sizes never change. Equal sizes, ``resamples`` and ``seed`` give equal draws: that is what
-    makes ``difference`` a paired comparison. Cost: a few passes over resamples x (n + m) integers, per generator.
+    makes ``paired_difference`` paired. Cost: a few passes over resamples x (n + m) integers, per generator.
 
     Raises:
         ValueError: a score is not finite, or ``real`` does not fit ``generated``.
@@ -80,27 +84,27 @@ def rank(
         raise ValueError(f"scores of the photographs under {len(heads)} heads, but {len(generated)} generators")
     own = heads if len(heads) == len(generated) else heads * len(generated)
     n = len(heads[0])
-    ladders = [Ladder(*sides) for sides in zip(own, generated, strict=True)]
+    counters = [RocCounts(*sides) for sides in zip(own, generated, strict=True)]
     values = np.full((len(metrics), len(generated)), np.nan)
     replicates = np.full((len(metrics), len(generated), resamples), np.nan)
     usable = [f for f, scores in enumerate(generated) if n and len(scores)]
     for f in usable:
-        steps = ladder(own[f], generated[f])
+        steps = roc_counts(own[f], generated[f])
         for i, metric in enumerate(metrics):
             values[i, f] = metric(*steps)[0]
     sizes = tuple(len(scores) for scores in generated)
-    for block, photographs, *images in draws(n, sizes, resamples, seed):
+    for block, photographs, *images in resample_counts(n, sizes, resamples, seed):
         for f in usable:
-            steps = ladders[f].climb(photographs, images[f])
+            steps = counters[f].resample(photographs, images[f])
             for i, metric in enumerate(metrics):
                 replicates[i, f, block] = metric(*steps)
-    return [Ranked(values[i], replicates[i], n, sizes) for i in range(len(metrics))]
+    return [BootstrapMetric(values[i], replicates[i], n, sizes) for i in range(len(metrics))]
 
 
-def difference(first: Ranked, second: Ranked, confidence: float = 0.95) -> Estimate:
+def paired_difference(first: BootstrapMetric, second: BootstrapMetric, confidence: float = 0.95) -> Estimate:
     """Mean over generators of the first detector minus that of the second, paired: both on the same draws.
 
-    The detectors' images must be the same in the same order, and ``rank`` called with the same seed.
+    The detectors' images must be the same in the same order, and ``bootstrap_metrics`` called with the same seed.
 
     Raises:
         ValueError: the two do not rest on the same numbers of images or resamples.
@@ -114,15 +118,15 @@ def difference(first: Ranked, second: Ranked, confidence: float = 0.95) -> Estim
     return Estimate(value, low, high, first.n_real, sum(first.n_generated))
 
 
-def difference_p(first: Ranked, second: Ranked) -> float:
-    """Two-sided p-value of ``difference`` being 0, from the share of resamples on the other side of 0.
+def paired_difference_p(first: BootstrapMetric, second: BootstrapMetric) -> float:
+    """Two-sided p-value of ``paired_difference`` being 0, from the share of resamples on the other side of 0.
 
     Twice the smaller tail, each counted with one more resample as in Davison and Hinkley (1997, section 4.2), so
-    never below 2 / (B + 1); ties with 0 count to both tails. nan where ``difference`` has no interval, and where no
-    resample varied: resamples of wholly separated sets say nothing of chance.
+    never below 2 / (B + 1); ties with 0 count to both tails. nan where ``paired_difference`` has no interval, and
+    where no resample varied: resamples of wholly separated sets say nothing of chance.
 
     Raises:
-        ValueError: as for ``difference``.
+        ValueError: as for ``paired_difference``.
     """
     both = _paired(first, second)
     if math.isnan(both._mean_bounds(0.95)[0]):
@@ -134,7 +138,7 @@ def difference_p(first: Ranked, second: Ranked) -> float:
     return min(1.0, 2 * min(tails))
 
 
-def draws(n: int, sizes: Sequence[int], resamples: int, seed: int) -> Iterator[tuple]:
+def resample_counts(n: int, sizes: Sequence[int], resamples: int, seed: int) -> Iterator[tuple]:
     """Blocks of a stratified bootstrap: (slice of resamples, (b, n) counts of photographs, (b, m_f) of each generator).
 
     A count says how often an image is in a resample of its side's size; all integers from ``seed`` alone.
@@ -152,7 +156,7 @@ def percentiles(replicates: Array, confidence: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _paired(first: Ranked, second: Ranked) -> Ranked:
+def _paired(first: BootstrapMetric, second: BootstrapMetric) -> BootstrapMetric:
     sizes = (first.n_real, first.n_generated, first.replicates.shape)
     if sizes != (second.n_real, second.n_generated, second.replicates.shape):
         raise ValueError("a paired comparison needs both detectors on the same images with the same resamples")

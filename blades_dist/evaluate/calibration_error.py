@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blades_dist.evaluate.bootstrap import draws, percentiles
+from blades_dist.evaluate.bootstrap import percentiles, resample_counts
 from blades_dist.evaluate.rates import Estimate, by_head, share
 
 Array = np.ndarray
@@ -71,7 +71,7 @@ def reliability(
     total_sums = np.sum([part.sum(axis=0) for part in rows], axis=0)[None]
     value = _read(total_sums)
     replicates: list[Array] = []
-    for _, *counts in draws(n, [len(own) for own in images], resamples, seed):
+    for _, *counts in resample_counts(n, [len(own) for own in images], resamples, seed):
         replicates.append(sum(drawn @ part for drawn, part in zip(counts, rows, strict=True)))
     resampled = np.concatenate(replicates)
     drawn = _read(resampled)

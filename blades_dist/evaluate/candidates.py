@@ -18,7 +18,7 @@ Scorer = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Bundle:
+class LoadedBundle:
     """A loaded bundle and its folder."""
 
     folder: Path
@@ -26,22 +26,22 @@ class Bundle:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CandidateDetector:
     """Exactly one of: a ``bundle`` for every generator; ``by_generator``, each of which has not seen that generator;
     or a ``scorer``. ``where`` is what the configuration says."""
 
     where: str
-    bundle: Bundle | None = None
-    by_generator: dict[str, Bundle] | None = None
+    bundle: LoadedBundle | None = None
+    by_generator: dict[str, LoadedBundle] | None = None
     scorer: Scorer | None = None
 
     @property
-    def bundles(self) -> list[Bundle]:
+    def bundles(self) -> list[LoadedBundle]:
         """All of them; none for a scorer."""
         return [self.bundle] if self.bundle is not None else list((self.by_generator or {}).values())
 
 
-def open_candidate(where: str) -> Candidate:
+def open_candidate(where: str) -> CandidateDetector:
     """What a folder, or ``module:function``, names.
 
     Raises:
@@ -50,23 +50,23 @@ def open_candidate(where: str) -> Candidate:
     """
     folder = Path(where)
     if (folder / LEAVE_ONE_OUT).is_file():
-        return Candidate(where, by_generator=_left_out(folder))
+        return CandidateDetector(where, by_generator=_left_out(folder))
     if ":" in where and not folder.exists():
-        return Candidate(where, scorer=_scorer(where))
+        return CandidateDetector(where, scorer=_scorer(where))
     if folder.is_dir() and not (folder / INDEX).is_file():
         raise FileNotFoundError(
             f"{folder} holds neither {INDEX} (a detector) nor {LEAVE_ONE_OUT} (a leave-one-out fit)"
         )
-    return Candidate(where, bundle=Bundle(folder, load_detector(folder)))
+    return CandidateDetector(where, bundle=LoadedBundle(folder, load_detector(folder)))
 
 
-def _left_out(folder: Path) -> dict[str, Bundle]:
+def _left_out(folder: Path) -> dict[str, LoadedBundle]:
     try:
         index = json.loads((folder / LEAVE_ONE_OUT).read_text(encoding="utf-8"))
         names = {str(generator): str(name) for generator, name in index.items()}
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{folder / LEAVE_ONE_OUT} is damaged: {error}") from None
-    found = {generator: Bundle(folder / name, load_detector(folder / name)) for generator, name in names.items()}
+    found = {generator: LoadedBundle(folder / name, load_detector(folder / name)) for generator, name in names.items()}
     for generator, bundle in found.items():
         if generator in bundle.detector.info.training.generated:
             raise ValueError(f"{bundle.folder} was trained on {generator}, which it should have left out")

@@ -9,9 +9,9 @@ from matplotlib.ticker import FuncFormatter
 from blades_dist.detect.calibrate import STANDARD_FPRS
 from blades_dist.evaluate.assess import Assessment, photographs
 from blades_dist.evaluate.calibration_error import measured_fpr
-from blades_dist.evaluate.ranking import ladder, roc
+from blades_dist.evaluate.ranking import roc, roc_counts
 from blades_dist.evaluate.table_formats import show
-from blades_dist.figures import LIGHT, Theme, colour, label_left, line, marker, panels, themed
+from blades_dist.report.figures import LIGHT, Theme, colour, label_left, line, marker, panels, themed
 
 _GRID = np.linspace(0, 1, 501)  # false-positive rates at which curves are averaged
 _NOMINAL = np.geomspace(1e-3, 1, 121)
@@ -30,7 +30,7 @@ def plot_all_roc(assessments: Mapping[str, Assessment], confidence: float = 0.95
         curves = []
         for axes, generator in zip(drawn, shown, strict=False):
             pair = found.pairs[generator]
-            fpr, tpr = (side[0] for side in roc(*ladder(pair.real.scores, pair.generated.scores)))
+            fpr, tpr = (side[0] for side in roc(*roc_counts(pair.real.scores, pair.generated.scores)))
             axes.plot(100 * fpr, 100 * tpr, line(i, theme), color=colour(i, theme))
             curves.append(np.interp(_GRID, fpr, tpr))
         if len(shown) > 1:

@@ -1,22 +1,20 @@
 """The robustness grid on one page: every detector on every perturbation, as heatmaps, CSV, JSON and Markdown."""
 
-import csv
-import html
-import io
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import matplotlib
-from markupsafe import Markup
 
-from blades_dist import page
 from blades_dist.evaluate.assess import Assessment
 from blades_dist.evaluate.parity import Audit
 from blades_dist.evaluate.rates import Estimate
 from blades_dist.evaluate.report import audit_results
-from blades_dist.evaluate.table_formats import images, show
+from blades_dist.evaluate.table_formats import COUNTS, NUMBERS, images, numbers, show
+from blades_dist.report.page import render, without_nan
+from blades_dist.report.tables import ABSENT, Table, TableRow
 
 SCHEMA_VERSION = 1
 CLEAN = "unchanged"
@@ -50,7 +48,7 @@ class Grid:
         rows: perturbation family to its specs, mildest first; the unchanged pictures are the spec "".
         cells: by spec and detector.
         confidence: of all intervals.
-        remarks: what to know before trusting the numbers, such as that the data are simulated; shown second.
+        caveats: what to know before trusting the numbers, such as that the data are simulated; shown second.
         created, config, versions: as in an evaluation.
         audit: of the containers of the unchanged pictures, shown first; None: there was none.
 
@@ -63,7 +61,7 @@ class Grid:
     cells: Mapping[tuple[str, str], Cell]
     confidence: float
     created: str
-    remarks: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     audit: Audit | None = None
@@ -84,10 +82,39 @@ def cell(assessment: Assessment, confidence: float = 0.95) -> Cell:
 
 def to_html(grid: Grid) -> str:
     """One page that needs nothing but itself and runs no script: a heatmap a measure, detectors side by side."""
-    environment = page.environment("blades_dist.evaluate")
-    environment.filters |= {"shade": _shade, "images": images}
-    return environment.get_template("grid.html.j2").render(
-        g=grid, measures=MEASURES, note=NOTE, clean=CLEAN, nothing=_NOTHING, summary=summary(grid), scale=_scale()
+    tables = {measure: heat_table(grid, measure) for measure in MEASURES}
+    return render(
+        "blades_dist.evaluate",
+        "grid.html.j2",
+        g=grid,
+        measures=MEASURES,
+        note=NOTE,
+        summary=summary(grid),
+        tables=tables,
+        scale=_scale(),
+    )
+
+
+def heat_table(grid: Grid, measure: str) -> Table:
+    """One measure of every detector under every perturbation; what was not measured is not available."""
+    rows = []
+    for family, specs in grid.rows.items():
+        for spec in specs:
+            found = [getattr(grid.cells.get((spec, name)), measure, _NOTHING) for name in grid.detectors]
+            most = max(found, key=lambda one: one.n_real + one.n_generated)
+            n = ABSENT if most is _NOTHING else images(most)
+            rows.append(TableRow(spec or CLEAN, tuple(found), n=n, group=family))
+    return Table(
+        MEASURES[measure],
+        grid.detectors,
+        tuple(rows),
+        labels="perturbation",
+        groups="family",
+        counts=COUNTS,
+        key=f"heat-{measure}",
+        style="heat",
+        text=lambda found, _: show(found, percent=True),
+        shade=partial(_shade, measure=measure),
     )
 
 
@@ -106,33 +133,20 @@ def summary(grid: Grid) -> str:
 
 def to_csv(grid: Grid) -> str:
     """One line a number (family, perturbation, detector, measure, value, low, high, n_real, n_generated), fractions."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    header = ("family", "perturbation", "detector", "measure", "value", "low", "high", "n_real", "n_generated")
-    writer.writerow(header)
-    for family, spec, detector, found in _all(grid):
-        for measure in MEASURES if found else ():
-            one = getattr(found, measure)
-            numbers = ["" if math.isnan(x) else repr(float(x)) for x in (one.value, one.low, one.high)]
-            writer.writerow([family, spec, detector, measure, *numbers, one.n_real, one.n_generated])
-    return out.getvalue()
+    rows = [
+        TableRow(family, (spec, detector, measure, *numbers(getattr(found, measure))))
+        for family, spec, detector, found in _all(grid)
+        if found
+        for measure in MEASURES
+    ]
+    return Table("", ("perturbation", "detector", "measure", *NUMBERS), tuple(rows), labels="family").to_csv()
 
 
 def to_markdown(grid: Grid) -> str:
     """One table a measure, with the notes."""
     first = [f"{grid.audit.verdict()}\n"] if grid.audit else []
-    parts = [*first, f"{summary(grid)}\n", *(f"{remark}\n" for remark in grid.remarks), f"{NOTE}\n"]
-    for measure, title in MEASURES.items():
-        header = ["family", "perturbation", "n (photographs + generated)", *grid.detectors]
-        lines = [header, ["---"] * 2 + ["---:"] * (len(header) - 2)]
-        for family, specs in grid.rows.items():
-            for spec in specs:
-                found = [getattr(grid.cells.get((spec, name)), measure, _NOTHING) for name in grid.detectors]
-                counted = images(max(found, key=lambda one: one.n_real + one.n_generated))
-                lines.append([family, spec or CLEAN, counted, *(show(one, percent=True) for one in found)])
-        body = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
-        parts.append(f"## {title}\n\n{body}\n")
-    return "\n".join(parts)
+    parts = [*first, f"{summary(grid)}\n", *(f"{caveat}\n" for caveat in grid.caveats), f"{NOTE}\n"]
+    return "\n".join([*parts, *(heat_table(grid, measure).to_markdown() for measure in MEASURES)])
 
 
 def results(grid: Grid) -> dict[str, Any]:
@@ -148,7 +162,7 @@ def results(grid: Grid) -> dict[str, Any]:
         "summary": summary(grid),
         "confidence": grid.confidence,
         "audit": audit_results(grid.audit) if grid.audit else None,
-        "remarks": list(grid.remarks),
+        "remarks": list(grid.caveats),
         "note": NOTE,
         "detectors": list(grid.detectors),
         "rows": {family: list(specs) for family, specs in grid.rows.items()},
@@ -156,7 +170,7 @@ def results(grid: Grid) -> dict[str, Any]:
         "config": grid.config,
         "versions": grid.versions,
     }
-    return page.without_nan(plain)
+    return without_nan(plain)
 
 
 _NOTHING = Estimate(math.nan, math.nan, math.nan, 0, 0)
@@ -169,19 +183,12 @@ def _all(grid: Grid) -> Iterator[tuple[str, str, str, Cell | None]]:
                 yield family, spec, detector, grid.cells.get((spec, detector))
 
 
-def _shade(found: Estimate, measure: str) -> Markup:
-    """A cell of the heatmap: value and interval in percent on their colour, in ink that reads on it in any theme."""
-    if math.isnan(found.value):
-        return Markup('<td class="none">n/a</td>')
+def _shade(found: Estimate, measure: str) -> str:
+    """The colour of a cell of the heatmap, with ink that reads on it in any theme."""
     worst = _WORST[measure]
     share = (found.value - worst) / (0.0 - worst if measure == "unsure" else 1.0 - worst)
     background, ink = _colour(min(1.0, max(0.0, share)))
-    value, _, bounds = show(found, percent=True).partition(" ")
-    exact = html.escape(repr(float(found.value)))
-    return Markup(
-        f'<td style="background:{background};color:{ink}"><data value="{exact}">{value}</data>'
-        f"<br><small>{html.escape(bounds)}</small></td>"
-    )
+    return f"background:{background};color:{ink}"
 
 
 def _colour(share: float) -> tuple[str, str]:

@@ -10,10 +10,10 @@ from blades_dist.config import EvaluateConfig
 from blades_dist.data.records import Manifest, read_manifest
 from blades_dist.detect.fit import CALIBRATE
 from blades_dist.evaluate import projection
-from blades_dist.evaluate.candidates import Candidate, open_candidate
+from blades_dist.evaluate.candidates import CandidateDetector, open_candidate
 from blades_dist.evaluate.equalise import equalise
-from blades_dist.evaluate.pretraining_run import Pretext, Weights, read_run
-from blades_dist.evaluate.scoring import SPLIT, TestSet
+from blades_dist.evaluate.pretraining_run import Pretext, WeightHistory, read_run
+from blades_dist.evaluate.scoring import SPLIT, Say, TestSet
 from blades_dist.evaluate.testset import prepare_testset
 from blades_dist.progress import Say
 
@@ -28,13 +28,13 @@ class EvaluationError(ValueError):
 class Inputs:
     """Candidates by name, and what a pretraining run says of itself."""
 
-    candidates: dict[str, Candidate]
-    weights: Weights | None = None
+    candidates: dict[str, CandidateDetector]
+    weights: WeightHistory | None = None
     pretext: Pretext | None = None
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedTestSet:
     """The ``test`` set as evaluated, the one ``before`` it was equalised (None: it was not), the folders it was made of
     (``sources``), the manifest of its photographs before, and what a reader must know of all that."""
 
@@ -42,7 +42,7 @@ class Prepared:
     before: TestSet | None
     sources: tuple[Path, ...]
     photographs: Manifest
-    remarks: list[str] = field(default_factory=list)
+    caveats: list[str] = field(default_factory=list)
 
 
 def open_inputs(config: EvaluateConfig) -> Inputs:
@@ -53,7 +53,7 @@ def open_inputs(config: EvaluateConfig) -> Inputs:
     """
     if config.output.exists() and not config.output.is_dir():
         raise EvaluationError(f"output: {config.output} is not a folder")
-    named("projection", partial(projection.check, config.projection))
+    named("projection", partial(projection.check_method, config.projection))
     for key, folder, kind in (("shards", config.shards, "photographs"), ("generated", config.generated, "generated")):
         if folder is not None:
             named(key, partial(check_set, folder, kind))
@@ -67,7 +67,7 @@ def open_inputs(config: EvaluateConfig) -> Inputs:
     return Inputs(candidates, *named("history", partial(read_run, config.history)))
 
 
-def prepare(config: EvaluateConfig, inputs: Inputs, say: Say) -> Prepared:
+def build_testset(config: EvaluateConfig, inputs: Inputs, say: Say) -> PreparedTestSet:
     """The test set as shard folders; images are ingested as the main detector's were, and equalised if asked for.
 
     Raises:
@@ -83,7 +83,7 @@ def prepare(config: EvaluateConfig, inputs: Inputs, say: Say) -> Prepared:
     manifest = read_manifest(real)
     before = TestSet(real, generated)
     if not config.equalise:
-        return Prepared(before, None, sources, manifest)
+        return PreparedTestSet(before, None, sources, manifest)
     calibrated = bool(manifest.rows.get(CALIBRATE))
     splits = (SPLIT, CALIBRATE) if calibrated else (SPLIT,)
     say("bringing both sides into one container")
@@ -95,7 +95,7 @@ def prepare(config: EvaluateConfig, inputs: Inputs, say: Say) -> Prepared:
         "test set has no calibration split."
     )
     test = TestSet(made.photographs, made.generated, recalibrate=calibrated)
-    return Prepared(test, before, sources, manifest, [f"{made.sentence()} {thresholds}"])
+    return PreparedTestSet(test, before, sources, manifest, [f"{made.sentence()} {thresholds}"])
 
 
 def named(key: str, load: Callable[[], Loaded]) -> Loaded:

@@ -29,7 +29,8 @@ def delong(first: tuple[Array, Array], second: tuple[Array, Array], confidence: 
     """Difference of two correlated AUCs with its normal interval, and its two-sided p-value.
 
     Each detector as (photographs (n,), generated (m,)), the same images in the same order. DeLong, DeLong and
-    Clarke-Pearson (Biometrics 44, 1988), in O((n + m) log(n + m)) by sorting. Interval and p-value are nan with
+    Clarke-Pearson (Biometrics 44, 1988), in O((n + m) log(n + m)) by sorting; neither SciPy nor statsmodels nor
+    scikit-learn has it. Interval and p-value are nan with
     fewer than two images on a side, and where the AUCs differ without any variation: the normal approximation says
     nothing there.
 
@@ -79,7 +80,10 @@ def mcnemar(real: tuple[Array, Array], generated: tuple[Array, Array], confidenc
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for how many there are (Holm, 1979), in the given order; nan stays nan and does not count."""
+    """P-values corrected for how many there are (Holm, 1979), in the given order; nan stays nan and does not count.
+
+    SciPy has no Holm, and these lines are less than statsmodels with pandas and patsy for one function.
+    """
     found = [math.nan] * len(p_values)
     order = sorted((i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i])
     highest = 0.0

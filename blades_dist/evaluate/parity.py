@@ -18,7 +18,9 @@ from scipy.stats import rankdata
 from sklearn.ensemble import GradientBoostingClassifier
 
 from blades_dist.data.records import CONTAINER_COLUMNS, read_manifest, with_container
-from blades_dist.evaluate.metrics import Estimate, auc, rank
+from blades_dist.evaluate.bootstrap import bootstrap_metrics
+from blades_dist.evaluate.ranking import auc
+from blades_dist.evaluate.rates import Estimate
 
 NUMBERS = ("jpeg_quality", "width", "height", "source_width", "source_height")
 CATEGORIES = ("codec", "jpeg_tables", "chroma", "bit_depth", "pixel_mode", "icc_profile")
@@ -50,7 +52,8 @@ def container_auc(
         # Folds differ in their base rates, so probabilities are comparable within a fold only: ranks are compared.
         suspicion[test] = (rankdata(probability.round(9)) - 0.5) / test.sum()
     scores = -suspicion
-    return rank([auc], scores[labels == 0], [scores[labels == 1]], resamples, seed)[0].estimate(0, confidence)
+    (found,) = bootstrap_metrics([auc], scores[labels == 0], [scores[labels == 1]], resamples, seed)
+    return found.estimate(0, confidence)
 
 
 def folds_of(table: pa.Table, rng: np.random.Generator) -> np.ndarray:

@@ -13,9 +13,9 @@ from blades_dist.data.records import read_manifest
 from blades_dist.data.thumbnails import thumbnail
 from blades_dist.evaluate import comparison_plots, plots, projection, report
 from blades_dist.evaluate.assess import Assessment
-from blades_dist.evaluate.predictions import Answers
-from blades_dist.evaluate.pretraining_run import Weights
-from blades_dist.figures import Plot, plot
+from blades_dist.evaluate.predictions import Predictions
+from blades_dist.evaluate.pretraining_run import WeightHistory
+from blades_dist.report.figures import Plot, plot
 
 WORST = 8  # mistakes shown of each side
 THUMBNAIL = 160  # pixels a side at most
@@ -30,10 +30,10 @@ class Subject:
     unit: str
 
 
-def draw(
+def draw_plots(
     subjects: Mapping[str, Subject],
     projected: projection.Projection | None = None,
-    weights: Weights | None = None,
+    weights: WeightHistory | None = None,
     confidence: float = 0.95,
 ) -> list[Plot]:
     """Comparisons of all detectors, the main (first) one's features, the weights, then ROC and scores of each."""
@@ -56,7 +56,7 @@ def draw(
 
 def worst(
     side: Literal["photographs", "generated"],
-    answers: Answers,
+    predictions: Predictions,
     ids: Sequence[str],
     sources: Sequence[str],
     paths: Sequence[str],
@@ -64,33 +64,34 @@ def worst(
 ) -> list[report.Mistake]:
     """The photographs that score least like photographs, or the generated faces that score most like them.
 
-    ``ids``, ``sources``, ``paths`` belong to ``answers`` one by one; ``load`` gives stored images by id.
+    ``ids``, ``sources``, ``paths`` belong to ``predictions`` one by one; ``load`` gives stored images by id.
 
     Raises:
-        ValueError: not as many ids, sources and paths as answers, or a stored image that cannot be decoded.
+        ValueError: not as many ids, sources and paths as predictions, or a stored image that cannot be decoded.
     """
-    if not len(answers) == len(ids) == len(sources) == len(paths):
+    if not len(predictions) == len(ids) == len(sources) == len(paths):
         raise ValueError(
-            f"{len(answers)} answers need as many ids, sources and paths, got {len(ids)}, {len(sources)}, {len(paths)}"
+            f"{len(predictions)} predictions need as many ids, sources and paths, "
+            f"got {len(ids)}, {len(sources)}, {len(paths)}"
         )
     sign = 1 if side == "photographs" else -1
-    rows = np.argsort(sign * answers.scores, kind="stable")[:WORST]
+    rows = np.argsort(sign * predictions.scores, kind="stable")[:WORST]
     stored = load({ids[i] for i in rows})
     return [
         report.Mistake(
             picture=thumbnail(stored[ids[i]], THUMBNAIL),
             source=sources[i],
             path=paths[i],
-            score=float(answers.scores[i]),
-            p_value=None if answers.p_values is None else float(answers.p_values[i]),
-            flagged=bool(answers.called[i]),
-            unsure=bool(answers.unsure[i]),
+            score=float(predictions.scores[i]),
+            p_value=None if predictions.p_values is None else float(predictions.p_values[i]),
+            flagged=bool(predictions.called[i]),
+            unsure=bool(predictions.unsure[i]),
         )
         for i in rows
     ]
 
 
-def crops(folder: Path, split: str, ids: set[str]) -> dict[str, bytes]:
+def stored_images(folder: Path, split: str, ids: set[str]) -> dict[str, bytes]:
     """Stored images of some faces of a shard set; reads pictures only of the row groups that hold one."""
     found: dict[str, bytes] = {}
     for shard in read_manifest(folder).split(split):

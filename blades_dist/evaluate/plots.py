@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from blades_dist.evaluate.assess import Assessment
 from blades_dist.evaluate.predictions import Pair
-from blades_dist.evaluate.ranking import ladder, roc
+from blades_dist.evaluate.ranking import roc, roc_counts
 from blades_dist.evaluate.table_formats import show
-from blades_dist.figures import LIGHT, Theme, colour, label_left, line, marker, panels, themed
+from blades_dist.report.figures import LIGHT, Theme, colour, label_left, line, marker, panels, themed
 
 REAL = "photographs"
 
@@ -25,7 +25,7 @@ def plot_roc(assessment: Assessment, title: str, confidence: float = 0.95, *, th
     for i, (name, pair) in enumerate(assessment.pairs.items()):
         if not len(pair.real) or not len(pair.generated):
             continue
-        fpr, tpr = roc(*ladder(pair.real.scores, pair.generated.scores))
+        fpr, tpr = roc(*roc_counts(pair.real.scores, pair.generated.scores))
         area = assessment.ranked["AUC"].estimate(i, confidence)
         label = f"{name}: AUC {show(area)}"
         axes.plot(100 * fpr[0], 100 * tpr[0], line(i, theme), color=colour(i, theme), label=label)

@@ -7,7 +7,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """One detector on n images.
 
     Attributes:
@@ -51,29 +51,29 @@ class Pair:
         ValueError: one side has p-values or probabilities and the other has not.
     """
 
-    real: Answers
-    generated: Answers
+    real: Predictions
+    generated: Predictions
 
     def __post_init__(self) -> None:
         for name in ("p_values", "probability"):
             if (getattr(self.real, name) is None) != (getattr(self.generated, name) is None):
-                raise ValueError(f"answers: {name} of both sides or of none, not of one")
+                raise ValueError(f"predictions: {name} of both sides or of none, not of one")
 
 
-def join(parts: Sequence[Answers]) -> Answers:
-    """Answers one after the other; what one part lacks the whole lacks.
+def join(parts: Sequence[Predictions]) -> Predictions:
+    """Predictions one after the other; what one part lacks the whole lacks.
 
     Raises:
         ValueError: no part.
     """
     if not parts:
-        raise ValueError("answers: nothing to join")
+        raise ValueError("predictions: nothing to join")
 
     def optional(values: list[np.ndarray | None]) -> np.ndarray | None:
         known = [one for one in values if one is not None]
         return np.concatenate(known) if len(known) == len(values) else None
 
-    return Answers(
+    return Predictions(
         scores=np.concatenate([part.scores for part in parts]),
         flagged=np.concatenate([part.flagged for part in parts]),
         unsure=np.concatenate([part.unsure for part in parts]),
@@ -84,16 +84,16 @@ def join(parts: Sequence[Answers]) -> Answers:
 
 def _check(name: str, values: object, n: int | None) -> None:
     if not isinstance(values, np.ndarray) or values.ndim != 1:
-        raise ValueError(f"answers: {name} must be an array of one dimension")
+        raise ValueError(f"predictions: {name} must be an array of one dimension")
     if len(values) != n:
-        raise ValueError(f"answers: {name} has {len(values)} entries, scores has {n}")
+        raise ValueError(f"predictions: {name} has {len(values)} entries, scores has {n}")
     wanted = "b" if name in ("flagged", "unsure") else "f"
     if values.dtype.kind != wanted:
-        raise ValueError(f"answers: {name} is {values.dtype}, not {'bool' if wanted == 'b' else 'floating point'}")
+        raise ValueError(f"predictions: {name} is {values.dtype}, not {'bool' if wanted == 'b' else 'floating point'}")
     if wanted == "b":
         return
     if not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise ValueError(f"answers: {name}[{row}] is {values[row]}, not finite: the detector's head is damaged")
+        raise ValueError(f"predictions: {name}[{row}] is {values[row]}, not finite: the detector's head is damaged")
     if name != "scores" and len(values) and not 0 <= values.min() <= values.max() <= 1:
-        raise ValueError(f"answers: {name} ranges from {values.min():.6g} to {values.max():.6g}, not within 0 to 1")
+        raise ValueError(f"predictions: {name} ranges from {values.min():.6g} to {values.max():.6g}, not within 0 to 1")

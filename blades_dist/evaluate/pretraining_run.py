@@ -16,7 +16,7 @@ class _File(BaseModel):
 Content = TypeVar("Content", bound=_File)
 
 
-class Weights(_File):
+class WeightHistory(_File):
     """``weights.json`` of a pretraining run: (step, K weights) for the K named tasks."""
 
     names: list[str]
@@ -49,7 +49,7 @@ class Pretext(_File):
     tasks: dict[str, TaskAccuracy]
 
 
-def read_run(folder: Path) -> tuple[Weights, Pretext | None]:
+def read_run(folder: Path) -> tuple[WeightHistory, Pretext | None]:
     """Weight trajectories and, if there, pretext accuracies of a pretraining run's folder.
 
     Raises:
@@ -58,7 +58,7 @@ def read_run(folder: Path) -> tuple[Weights, Pretext | None]:
     """
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(f"{folder / WEIGHTS} is missing: {folder} is not the folder of a pretraining run")
-    weights = _read(Weights, folder / WEIGHTS)
+    weights = _read(WeightHistory, folder / WEIGHTS)
     if any(len(values) != len(weights.names) for _, values in weights.history):
         raise ValueError(f"{folder / WEIGHTS}: a step has not {len(weights.names)} weights, one a name")
     return weights, _read(Pretext, folder / VALIDATION) if (folder / VALIDATION).is_file() else None

@@ -12,7 +12,7 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from blades_dist.evaluate.plots import REAL
-from blades_dist.figures import LIGHT, Theme, colour, marker, themed
+from blades_dist.report.figures import LIGHT, Theme, colour, marker, themed
 
 Method = Literal["tsne", "umap"]
 SHOWN = 1000  # faces in a projection at most
@@ -36,7 +36,7 @@ def project(
     Raises:
         ValueError: ``method`` is "umap" and umap-learn is not installed.
     """
-    check(method)
+    check_method(method)
     features = np.concatenate([real, *generated.values()])
     sides = [REAL] * len(real) + [name for name, own in generated.items() for _ in range(len(own))]
     kept = np.sort(np.random.default_rng(seed).permutation(len(features))[:SHOWN])
@@ -44,7 +44,7 @@ def project(
     return Projection(points, [sides[i] for i in kept], name)
 
 
-def check(method: Method) -> None:
+def check_method(method: Method) -> None:
     """Says before any work whether ``method`` can be done here.
 
     Raises:

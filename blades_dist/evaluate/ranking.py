@@ -1,9 +1,10 @@
 """Metrics of how well scores rank.
 
 Scores are LARGER for what looks MORE LIKE A PHOTOGRAPH; the positive class is "AI-generated". A threshold flags what
-scores below it. "Ladder" is the pair of arrays every ranking metric is read from: for the thresholds between no image
-flagged and all images flagged, the numbers of flagged photographs (false positives) and flagged generated images (true
-positives). Metrics act on the last axis, so that one function serves the data and thousands of resamples of it.
+scores below it. Every metric is read from the counts of a ROC curve: for the thresholds between no image flagged and
+all images flagged, the numbers of flagged photographs (false positives) and of flagged generated images (true
+positives). Metrics act on the last axis, so that one function serves the data and thousands of resamples of it, which
+library functions of two label arrays do not.
 """
 
 from collections.abc import Callable
@@ -14,17 +15,17 @@ Array = np.ndarray
 Metric = Callable[[Array, Array], Array]
 
 
-def ladder(real: Array, generated: Array) -> tuple[Array, Array]:
+def roc_counts(real: Array, generated: Array) -> tuple[Array, Array]:
     """(false positives, true positives), each (1, U + 1) for the U distinct scores of (n,) and (m,) finite scores.
 
     Raises:
         ValueError: a score is not finite.
     """
-    return Ladder(real, generated).climb(np.ones((1, len(real)), int), np.ones((1, len(generated)), int))
+    return RocCounts(real, generated).resample(np.ones((1, len(real)), int), np.ones((1, len(generated)), int))
 
 
-class Ladder:
-    """Sorted scores, from which the ladder of any resample follows by two cumulative sums.
+class RocCounts:
+    """Sorted scores, from which the ROC counts of any resample follow by two cumulative sums.
 
     Raises:
         ValueError: a score is not finite.
@@ -39,13 +40,13 @@ class Ladder:
             order = np.argsort(scores, kind="stable")
             self.sides.append((order, np.append(0, np.searchsorted(scores[order], levels, side="right"))))
 
-    def climb(self, *counts: Array) -> tuple[Array, Array]:
-        """Ladders (B, U + 1) of resamples given as how often each image was drawn, (B, n) and (B, m)."""
+    def resample(self, *counts: Array) -> tuple[Array, Array]:
+        """ROC counts (B, U + 1) of resamples given as how often each image was drawn, (B, n) and (B, m)."""
         steps = []
         for (order, ends), drawn in zip(self.sides, counts, strict=True):
-            climbed = np.zeros((len(drawn), drawn.shape[1] + 1), np.int64)
-            np.cumsum(drawn[:, order], axis=1, out=climbed[:, 1:])
-            steps.append(climbed[:, ends])
+            flagged = np.zeros((len(drawn), drawn.shape[1] + 1), np.int64)
+            np.cumsum(drawn[:, order], axis=1, out=flagged[:, 1:])
+            steps.append(flagged[:, ends])
         return steps[0], steps[1]
 
 
@@ -87,7 +88,7 @@ def tpr_at(level: float) -> Metric:
 
 
 def roc(false: Array, true: Array) -> tuple[Array, Array]:
-    """(FPR, TPR) in 0..1 at every threshold of a ladder; nan where a class is missing."""
+    """(FPR, TPR) in 0..1 at every threshold of ROC counts; nan where a class is missing."""
     return _ratio(false, false[..., -1:]), _ratio(true, true[..., -1:])
 
 

@@ -26,7 +26,7 @@ class Estimate:
 
 
 def by_head(real: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Answers on the same photographs: one (n,) array for all generators, or one a generator's own head, as a list.
+    """Predictions on the same photographs: one (n,) array for all generators, or one a generator's own head, as a list.
 
     Raises:
         ValueError: the arrays differ in length.
@@ -34,7 +34,7 @@ def by_head(real: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
     heads = [real] if isinstance(real, np.ndarray) and real.ndim == 1 else [np.asarray(one) for one in real]
     if len({len(one) for one in heads}) > 1:
         raise ValueError(
-            f"answers on the same photographs are needed, got {', '.join(str(len(one)) for one in heads)} of them"
+            f"predictions on the same photographs are needed, got {', '.join(str(len(one)) for one in heads)} of them"
         )
     return heads
 
@@ -42,7 +42,7 @@ def by_head(real: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
 Array = np.ndarray
 
 
-def wilson(hits: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_bounds(hits: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a binomial share, as ``detect.calibrate`` has it; (nan, nan) for n = 0.
 
     ``hits`` between integers (a mean over heads) gets the bounds of the integers around it.
@@ -55,7 +55,7 @@ def wilson(hits: float, n: int, confidence: float = 0.95) -> tuple[float, float]
 
 def rate(hits: float, n: int, of_real: bool, confidence: float = 0.95) -> Estimate:
     """Share of n images of one class with Wilson's interval."""
-    low, high = wilson(hits, n, confidence)
+    low, high = wilson_bounds(hits, n, confidence)
     return Estimate(hits / n if n else math.nan, low, high, n if of_real else 0, 0 if of_real else n)
 
 

@@ -1,21 +1,19 @@
 """What an evaluation found, as one self-contained HTML page and as JSON: the same numbers in both."""
 
-import html
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from markupsafe import Markup
-
-from blades_dist import page
 from blades_dist.evaluate.assess import RANKING, Assessment
 from blades_dist.evaluate.calibration_error import Reliability
-from blades_dist.evaluate.parity import ALL, LEAK, Audit, Distribution
-from blades_dist.evaluate.pretraining_run import Pretext, Weights
+from blades_dist.evaluate.page_tables import container_table, pretext_table
+from blades_dist.evaluate.parity import LEAK, Audit
+from blades_dist.evaluate.pretraining_run import Pretext, WeightHistory
 from blades_dist.evaluate.rates import Estimate
-from blades_dist.evaluate.table_formats import SIGNED, Cell, PValue, Table, show
-from blades_dist.figures import Plot
+from blades_dist.evaluate.table_formats import show
+from blades_dist.report.figures import Plot
+from blades_dist.report.page import render, without_nan
+from blades_dist.report.tables import Table, html_number
 
 SCHEMA_VERSION = 2
 
@@ -73,7 +71,7 @@ class Evaluation:
     simulated: str | None
     photographs: dict[str, int]
     generated: dict[str, int]
-    remarks: list[str]
+    caveats: list[str]
     audit: Audit
     assessments: Mapping[str, Assessment]
     facts: Mapping[str, Facts]
@@ -82,7 +80,7 @@ class Evaluation:
     config: dict[str, Any]
     versions: dict[str, str]
     audit_before: Audit | None = None
-    weights: Weights | None = None
+    weights: WeightHistory | None = None
     pretext: Pretext | None = None
     plots: Sequence[Plot] = ()
     passed_fakes: Sequence[Mistake] = ()
@@ -125,7 +123,7 @@ def results(evaluation: Evaluation) -> dict[str, Any]:
             "simulated": evaluation.simulated,
             "photographs": evaluation.photographs,
             "generated": evaluation.generated,
-            "remarks": evaluation.remarks,
+            "remarks": evaluation.caveats,
         },
         "audit": audit_results(evaluation.audit),
         "audit_before": audit_results(evaluation.audit_before) if evaluation.audit_before else None,
@@ -144,7 +142,7 @@ def results(evaluation: Evaluation) -> dict[str, Any]:
         "config": evaluation.config,
         "versions": evaluation.versions,
     }
-    return page.without_nan(plain)
+    return without_nan(plain)
 
 
 def audit_results(audit: Audit) -> dict[str, Any]:
@@ -208,59 +206,22 @@ def _plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
 
 def to_html(evaluation: Evaluation) -> str:
     """The report: one page that needs nothing but itself, and runs no script."""
-    environment = page.environment("blades_dist.evaluate")
-    environment.filters |= {
-        "cell": cell,
-        "spread": _spread,
-        "counts": _counts,
-        "words": _words,
-    }
-    return environment.get_template("report.html.j2").render(
+    before, pretext = evaluation.audit_before, evaluation.pretext
+    now = "Containers as evaluated" if before else "Containers side by side"
+    span = "(minimum / median / maximum)"
+    links = {"results": "Results", "audit": "Container audit"}
+    links |= {"plots": "Plots"} if any(plot.detector is None for plot in evaluation.plots) else {}
+    links |= {"detectors": "Detectors", "mistakes": "Worst mistakes"}
+    links |= {"pretext": "Pretext tasks"} if pretext else {}
+    return render(
+        "blades_dist.evaluate",
+        "report.html.j2",
         e=evaluation,
         audit=evaluation.audit,
-        all=ALL,
         leak=LEAK,
-        not_audited=evaluation.audit.not_audited,
-        signed=SIGNED,
+        links=links | {"data": "Data and versions"},
+        containers=container_table(evaluation.audit, f"{now} {span}"),
+        containers_before=container_table(before, f"Containers before re-encoding {span}") if before else None,
+        pretext=pretext_table(pretext) if pretext else None,
+        number=lambda found: html_number(found, show(found, percent=True)),
     )
-
-
-def cell(found: Cell, percent: bool = False, signed: bool = False) -> Markup:
-    """The value as shown, with the exact one beside it for whoever reads the page by machine."""
-    text = show(found, percent, signed)
-    if math.isnan(found.value):
-        return Markup('<span class="none">n/a</span>')
-    exact = html.escape(repr(float(found.value)))
-    if isinstance(found, PValue):
-        return Markup(f'<data value="{exact}">{html.escape(text)}</data>')
-    value, _, bounds = text.partition(" ")
-    return Markup(f'<data value="{exact}">{html.escape(value)}</data> <small>{html.escape(bounds)}</small>')
-
-
-def _spread(side: Distribution, name: str) -> str:
-    found = side.quantiles[name]
-    if found is None:
-        return "none"
-    low, _, median, _, high = (f"{value:.0f}" for value in found)
-    return low if low == high else f"{low} / {median} / {high}"
-
-
-def _counts(counts: Mapping[str, int], n: int, shown: int = 3) -> str:
-    """The most frequent values with their shares, and how many others there are."""
-    if not counts:
-        return "none"
-    ordered = sorted(counts.items(), key=lambda item: -item[1])
-    named = [f"{_short(name)} {100 * count / n:.0f}%" for name, count in ordered[:shown]]
-    rest = ordered[shown:]
-    others = [f"{len(rest)} more {100 * sum(count for _, count in rest) / n:.0f}%"] if rest else []
-    return ", ".join([*named, *others])
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 20 else name[:17] + "…"  # digests are told apart by their beginning
-
-
-def _words(name: str) -> str:
-    """A recorded fact's name for people."""
-    words = name.replace("_", " ").replace("jpeg", "JPEG").replace("icc", "ICC")
-    return f"{words}, px" if words.endswith(("width", "height")) else words

@@ -18,11 +18,11 @@ from blades_dist.detect.extract import Request, compute, extract
 from blades_dist.detect.features import FeatureSet
 from blades_dist.evaluate import grid_report, parity
 from blades_dist.evaluate.assess import assess
-from blades_dist.evaluate.candidates import Bundle, Candidate, open_candidate
+from blades_dist.evaluate.candidates import CandidateDetector, LoadedBundle, open_candidate
+from blades_dist.evaluate.caveats import library_versions, seen_in_training, simulated
 from blades_dist.evaluate.inputs import EvaluationError, check_set, named
-from blades_dist.evaluate.predictions import Answers, Pair
-from blades_dist.evaluate.remarks import seen_in_training, simulated, versions
-from blades_dist.evaluate.scoring import SPLIT, TestSet, about, answers, encoder_of, faces, rows_of
+from blades_dist.evaluate.predictions import Pair, Predictions
+from blades_dist.evaluate.scoring import SPLIT, TestSet, encoder_of, index_faces, index_testset, predict, rows_of
 from blades_dist.files import write_atomically
 from blades_dist.perturb import GRID
 from blades_dist.progress import Say
@@ -33,7 +33,7 @@ class Work:
     """Everything that cells are computed from; ``sources`` (n,) says who made the generated faces, in stored order."""
 
     config: RobustnessConfig
-    candidates: dict[str, Candidate]
+    candidates: dict[str, CandidateDetector]
     rows: Mapping[str, tuple[str, ...]]
     sources: np.ndarray
 
@@ -42,17 +42,17 @@ class Work:
         """Their names, in order."""
         return sorted(set(self.sources.tolist()))
 
-    def judges(self, name: str) -> dict[str, Bundle]:
+    def judges(self, name: str) -> dict[str, LoadedBundle]:
         """The bundle that judges each generator: with a leave-one-out fit one that has not seen it."""
         candidate = self.candidates[name]
         return {one: candidate.bundle or (candidate.by_generator or {})[one] for one in self.generators}
 
-    def views(self, bundle: Bundle, spec: str) -> list[str]:
+    def views(self, bundle: LoadedBundle, spec: str) -> list[str]:
         """The picture under ``spec``, then that picture after each of the detector's re-encodings."""
         others = bundle.detector.info.preprocessing.re_encodings if self.config.unsure else ()
         return [spec, *(f"{spec}+{other}" if spec else other for other in others)]
 
-    def requests(self, bundle: Bundle, spec: str) -> list[Request]:
+    def requests(self, bundle: LoadedBundle, spec: str) -> list[Request]:
         """Of one cell: the views of the photographs, then those of the generated faces."""
         sides = (self.config.shards, self.config.generated)
         views = self.views(bundle, spec)
@@ -97,10 +97,10 @@ def robustness(config: RobustnessConfig, say: Say = print, work: Work | None = N
         cells=cells,
         confidence=config.confidence,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        remarks=_remarks(work),
+        caveats=_caveats(work),
         audit=audit,
         config=config.model_dump(mode="json"),
-        versions=versions(),
+        versions=library_versions(),
     )
     return _write(grid, config.output)
 
@@ -116,7 +116,7 @@ def open_work(config: RobustnessConfig) -> Work:
         raise EvaluationError(f"rows: {', '.join(unknown)} are not in the grid; it has: {', '.join(GRID)}")
     named("shards", partial(check_set, config.shards, "photographs"))
     named("generated", partial(check_set, config.generated, "generated"))
-    sources = np.array(named("generated", partial(faces, config.generated)).sources[: config.limit])
+    sources = np.array(named("generated", partial(index_faces, config.generated)).sources[: config.limit])
     candidates = {
         name: named(f"detectors.{name}", partial(_open, str(where), set(sources.tolist())))
         for name, where in config.detectors.items()
@@ -125,7 +125,7 @@ def open_work(config: RobustnessConfig) -> Work:
     return Work(config, candidates, {grid_report.CLEAN: ("",), **kept}, sources)
 
 
-def _open(where: str, generators: set[str]) -> Candidate:
+def _open(where: str, generators: set[str]) -> CandidateDetector:
     found = open_candidate(where)
     if not found.bundles:
         raise ValueError(f"{where} is a function; the grid takes folders of detectors only")
@@ -143,9 +143,9 @@ def _audit(config: RobustnessConfig) -> parity.Audit:
     )
 
 
-def _remarks(work: Work) -> tuple[str, ...]:
+def _caveats(work: Work) -> tuple[str, ...]:
     config = work.config
-    origin = simulated((config.shards, config.generated), about(TestSet(config.shards, config.generated)))
+    origin = simulated((config.shards, config.generated), index_testset(TestSet(config.shards, config.generated)))
     found = [f"Measured on SIMULATED data ({origin})."] if origin else []
     for name, candidate in work.candidates.items():
         found += seen_in_training(name, candidate, work.generators)
@@ -157,25 +157,25 @@ def _remarks(work: Work) -> tuple[str, ...]:
 def _cell(work: Work, name: str, spec: str, say: Say) -> grid_report.Cell:
     config, pairs = work.config, {}
     found: dict[str, list[FeatureSet]] = {}  # by encoder
-    sides: dict[Path, list[Answers]] = {}  # by bundle
+    sides: dict[Path, list[Predictions]] = {}  # by bundle
     for source, bundle in work.judges(name).items():
         if encoder_of(bundle) not in found:
             found[encoder_of(bundle)] = extract(work.requests(bundle, spec), config.extract, say)
         if bundle.folder not in sides:
-            sides[bundle.folder] = _answers(bundle, found[encoder_of(bundle)])
+            sides[bundle.folder] = _predictions(bundle, found[encoder_of(bundle)])
         real, generated = sides[bundle.folder]
         pairs[source] = Pair(real, rows_of(generated, np.flatnonzero(work.sources == source)))
     return grid_report.cell(assess(pairs, config.bootstrap, config.confidence, config.seed), config.confidence)
 
 
-def _answers(bundle: Bundle, features: list[FeatureSet]) -> list[Answers]:
+def _predictions(bundle: LoadedBundle, features: list[FeatureSet]) -> list[Predictions]:
     """On the two sides, from the features of ``Work.requests``."""
     detector, scores = bundle.detector, [bundle.detector.score(part.features) for part in features]
     half = len(scores) // 2
     found = []
     for plain, *others in (scores[:half], scores[half:]):
         re_encoded = dict(zip(detector.info.preprocessing.re_encodings, others, strict=bool(others)))
-        found.append(answers(plain, re_encoded, detector.calibration, detector.probability(plain)))
+        found.append(predict(plain, re_encoded, detector.calibration, detector.probability(plain)))
     return found
 
 
@@ -188,7 +188,7 @@ def _write(grid: grid_report.Grid, folder: Path) -> Path:
     }
     for name, text in texts.items():
         write_atomically(folder / name, text)
-    for line in (*grid.remarks, grid_report.summary(grid)):
+    for line in (*grid.caveats, grid_report.summary(grid)):
         print(line)
     print(f"report: {folder / 'robustness.html'}", flush=True)
     return folder / "robustness.html"

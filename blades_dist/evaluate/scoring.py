@@ -1,4 +1,4 @@
-"""The answers of every candidate on the two sides of a test set, and the features that they rest on."""
+"""The predictions of every candidate on the two sides of a test set, and the features that they rest on."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,8 +16,8 @@ from blades_dist.detect.extract import Request, extract
 from blades_dist.detect.features import FeatureSet, stored_faces
 from blades_dist.detect.fit import CALIBRATE
 from blades_dist.detect.heads import HEADS
-from blades_dist.evaluate.candidates import Bundle, Candidate, Scorer
-from blades_dist.evaluate.predictions import Answers, Pair
+from blades_dist.evaluate.candidates import CandidateDetector, LoadedBundle, Scorer
+from blades_dist.evaluate.predictions import Pair, Predictions
 from blades_dist.models.export import DESCRIPTION, WEIGHTS
 from blades_dist.progress import Say
 
@@ -39,7 +39,7 @@ class TestSet:
 
 
 @dataclass(frozen=True)
-class Faces:
+class FaceIndex:
     """Who n faces of a split are, in stored order: record ``ids``, ``sources`` and ``paths``."""
 
     ids: list[str]
@@ -51,36 +51,37 @@ class Faces:
 
 
 @dataclass(frozen=True)
-class About:
+class FacesBySide:
     """The faces of the two sides; ``rows`` of the generated side by generator."""
 
-    real: Faces
-    generated: Faces
+    real: FaceIndex
+    generated: FaceIndex
     rows: dict[str, np.ndarray]
 
 
-def about(test: TestSet) -> About:
+def index_testset(test: TestSet) -> FacesBySide:
     """What the shards say of the faces of a test set.
 
     Raises:
         FileNotFoundError, ValueError: no shard set, or no row in its test split.
     """
-    real, generated = faces(test.real), faces(test.generated)
+    real, generated = index_faces(test.real), index_faces(test.generated)
     sources = np.array(generated.sources)
-    return About(real, generated, {name: np.flatnonzero(sources == name) for name in sorted(set(generated.sources))})
+    rows = {name: np.flatnonzero(sources == name) for name in sorted(set(generated.sources))}
+    return FacesBySide(real, generated, rows)
 
 
-def faces(folder: Path, split: str = SPLIT) -> Faces:
+def index_faces(folder: Path, split: str = SPLIT) -> FaceIndex:
     """The faces of one split; no picture is read."""
     names = ["id", "source", "path"]
     tables = [pq.read_table(folder / shard.name, columns=names) for shard in read_manifest(folder).split(split)]
-    return Faces(*(pa.concat_tables(tables)[name].to_pylist() for name in names))
+    return FaceIndex(*(pa.concat_tables(tables)[name].to_pylist() for name in names))
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Answers by generator, with the operating point: ``threshold`` of the score (None: one each generator, or nothing
-    is ever flagged), in ``unit``."""
+class ScoredCandidate:
+    """Predictions by generator, with the operating point: ``threshold`` of the score (None: one each generator, or
+    nothing is ever flagged), in ``unit``."""
 
     pairs: dict[str, Pair]
     threshold: float | None
@@ -99,7 +100,7 @@ class _Views:
 class Features:
     """All that the candidates' bundles need, extracted in one job; encoders that are equal share what was computed."""
 
-    def __init__(self, candidates: Iterable[Candidate], test: TestSet, config: ExtractConfig, say: Say) -> None:
+    def __init__(self, candidates: Iterable[CandidateDetector], test: TestSet, config: ExtractConfig, say: Say) -> None:
         self.test = test
         sides = [(test.real, SPLIT), (test.generated, SPLIT)]
         sides += [(test.real, CALIBRATE)] if test.recalibrate else []
@@ -111,7 +112,7 @@ class Features:
                     wanted.setdefault(key, Request(bundle.folder, folder, split, view))
         self._found = dict(zip(wanted, extract(list(wanted.values()), config, say), strict=True))
 
-    def of(self, bundle: Bundle, folder: Path, split: str = SPLIT) -> _Views:
+    def of(self, bundle: LoadedBundle, folder: Path, split: str = SPLIT) -> _Views:
         """Features of one side under the bundle's encoder."""
         own = {
             view: self._found[encoder_of(bundle), folder, split, view]
@@ -120,53 +121,57 @@ class Features:
         return _Views(own.pop(""), own)
 
 
-def encoder_of(bundle: Bundle) -> str:
+def encoder_of(bundle: LoadedBundle) -> str:
     """Identity of a bundle's encoder."""
     files = bundle.detector.info.files
     return files[WEIGHTS] + files[DESCRIPTION]
 
 
-def judge(name: str, candidate: Candidate, features: Features, about: About, say: Say) -> Judged:
-    """A candidate's answers on the test set.
+def score_candidate(
+    name: str, candidate: CandidateDetector, features: Features, faces: FacesBySide, say: Say
+) -> ScoredCandidate:
+    """A candidate's predictions on the test set.
 
     Raises:
         ValueError: scores that are not finite or too few, or a leave-one-out fit that lacks one of the generators.
     """
     if candidate.scorer is not None:
-        return _judge_scorer(candidate.scorer, features.test, about, lambda text: say(f"{name}: {text}"))
+        return _score_by_function(candidate.scorer, features.test, faces, lambda text: say(f"{name}: {text}"))
     if candidate.bundle is not None:
-        ruling = _ruling(candidate.bundle, features)
-        threshold = ruling.calibration.threshold()
+        scored = _scored_bundle(candidate.bundle, features)
+        threshold = scored.calibration.threshold()
         known = threshold if np.isfinite(threshold) else None
-        return _judged({source: ruling for source in about.rows}, about, known)
+        return _by_generator({source: scored for source in faces.rows}, faces, known)
     by_generator = candidate.by_generator or {}
-    missing = sorted(set(about.rows) - set(by_generator))
+    missing = sorted(set(faces.rows) - set(by_generator))
     if missing:
         raise ValueError(f"{candidate.where} left out {', '.join(sorted(by_generator))}, but not {', '.join(missing)}")
-    return _judged({source: _ruling(by_generator[source], features) for source in about.rows}, about, None)
+    return _by_generator({source: _scored_bundle(by_generator[source], features) for source in faces.rows}, faces, None)
 
 
 @dataclass(frozen=True)
-class _Ruling:
-    """One bundle's answers on both sides, and what they were calibrated by."""
+class _ScoredBundle:
+    """One bundle's predictions on both sides, and what they were calibrated by."""
 
     unit: str
     calibration: Calibration
-    real: Answers
-    generated: Answers
+    real: Predictions
+    generated: Predictions
 
 
-def _ruling(bundle: Bundle, features: Features) -> _Ruling:
+def _scored_bundle(bundle: LoadedBundle, features: Features) -> _ScoredBundle:
     calibration, test = _calibration(bundle, features), features.test
-    real, generated = (_answers(bundle, calibration, features.of(bundle, side)) for side in (test.real, test.generated))
-    return _Ruling(HEADS[bundle.detector.info.kind].unit, calibration, real, generated)
+    real, generated = (
+        _predictions(bundle, calibration, features.of(bundle, side)) for side in (test.real, test.generated)
+    )
+    return _ScoredBundle(HEADS[bundle.detector.info.kind].unit, calibration, real, generated)
 
 
-def _judged(rulings: Mapping[str, _Ruling], about: About, threshold: float | None) -> Judged:
-    """Every generator by its own ruling, or all by the same."""
-    pairs = {name: Pair(one.real, rows_of(one.generated, about.rows[name])) for name, one in rulings.items()}
-    last = list(rulings.values())[-1]
-    return Judged(pairs, threshold, last.unit, len(last.calibration.scores))
+def _by_generator(bundles: Mapping[str, _ScoredBundle], faces: FacesBySide, threshold: float | None) -> ScoredCandidate:
+    """Every generator by its own bundle, or all by the same."""
+    pairs = {name: Pair(one.real, rows_of(one.generated, faces.rows[name])) for name, one in bundles.items()}
+    last = list(bundles.values())[-1]
+    return ScoredCandidate(pairs, threshold, last.unit, len(last.calibration.scores))
 
 
 def crops(folder: Path, split: str) -> Iterable[tuple[str, np.ndarray]]:
@@ -175,7 +180,7 @@ def crops(folder: Path, split: str) -> Iterable[tuple[str, np.ndarray]]:
         yield from stored_faces(folder / shard.name, 0, len(shard.row_groups))
 
 
-def _calibration(bundle: Bundle, features: Features) -> Calibration:
+def _calibration(bundle: LoadedBundle, features: Features) -> Calibration:
     own = bundle.detector.calibration
     if not features.test.recalibrate:
         return own
@@ -185,52 +190,53 @@ def _calibration(bundle: Bundle, features: Features) -> Calibration:
     return calibrate(scores, own.fpr, own.unsure_fpr, views)
 
 
-def _answers(bundle: Bundle, calibration: Calibration, views: _Views) -> Answers:
+def _predictions(bundle: LoadedBundle, calibration: Calibration, views: _Views) -> Predictions:
     scores = bundle.detector.score(views.plain.features)
     re_encoded = {view: bundle.detector.score(part.features) for view, part in views.re_encoded.items()}
-    return answers(scores, re_encoded, calibration, bundle.detector.probability(scores))
+    return predict(scores, re_encoded, calibration, bundle.detector.probability(scores))
 
 
-def answers(
+def predict(
     scores: np.ndarray,
     re_encoded: Mapping[str, np.ndarray],
     calibration: Calibration,
     probability: np.ndarray | None = None,
-) -> Answers:
-    """Answers at the calibration's own operating point.
+) -> Predictions:
+    """Predictions at the calibration's own operating point.
 
     Raises:
         ValueError: a score is not finite.
     """
     verdicts = calibration.judge(scores, re_encoded)
-    return Answers(scores, calibration.is_generated(scores), verdicts.unsure, calibration.p_values(scores), probability)
+    flagged, p_values = calibration.is_generated(scores), calibration.p_values(scores)
+    return Predictions(scores, flagged, verdicts.unsure, p_values, probability)
 
 
-def rows_of(whole: Answers, rows: np.ndarray) -> Answers:
-    """The answers on some of the faces."""
+def rows_of(whole: Predictions, rows: np.ndarray) -> Predictions:
+    """The predictions on some of the faces."""
     given = {name: values[rows] for name, values in vars(whole).items() if values is not None}
     return replace(whole, **given)
 
 
-def _judge_scorer(scorer: Scorer, test: TestSet, about: About, say: Say) -> Judged:
+def _score_by_function(scorer: Scorer, test: TestSet, faces: FacesBySide, say: Say) -> ScoredCandidate:
     real, generated = (_scores(scorer, folder, SPLIT, say) for folder in (test.real, test.generated))
     if CALIBRATE in read_manifest(test.real).rows and read_manifest(test.real).rows[CALIBRATE]:
         calibration = calibrate(_scores(scorer, test.real, CALIBRATE, say), SCORER_FPR)
-        sides = [answers(scores, {}, calibration) for scores in (real, generated)]
+        sides = [predict(scores, {}, calibration) for scores in (real, generated)]
         threshold, n = calibration.threshold(), len(calibration.scores)
     elif getattr(scorer, "threshold", None) is not None:
         threshold, n = float(scorer.threshold), 0  # type: ignore[attr-defined]
         nobody = [np.zeros(len(scores), bool) for scores in (real, generated)]
         flagged = [scores < threshold for scores in (real, generated)]
         pairs = zip((real, generated), flagged, nobody, strict=True)
-        sides = [Answers(scores, flags, unsure, None, None) for scores, flags, unsure in pairs]
+        sides = [Predictions(scores, flags, unsure, None, None) for scores, flags, unsure in pairs]
     else:
         raise ValueError(
             f"photographs in {test.real} have no calibration split to find a threshold on, and the scorer has no "
             "attribute threshold (call a face AI-generated below that score); give it one"
         )
-    by_generator = {source: Pair(sides[0], rows_of(sides[1], rows)) for source, rows in about.rows.items()}
-    return Judged(by_generator, threshold, "score of the given function", n)
+    by_generator = {source: Pair(sides[0], rows_of(sides[1], rows)) for source, rows in faces.rows.items()}
+    return ScoredCandidate(by_generator, threshold, "score of the given function", n)
 
 
 def _scores(scorer: Scorer, folder: Path, split: str, say: Say) -> np.ndarray:

@@ -1,14 +1,17 @@
-"""How tables read: Markdown, CSV, LaTeX and aligned text."""
+"""How the numbers of an evaluation stand in a table: cells with their intervals and numbers of images."""
 
-import csv
-import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from blades_dist.evaluate.rates import Estimate
+from blades_dist.report.tables import Table, TableRow
 
 SIGNED = "difference"  # a column of this name shows its sign
+COUNTS = "n (photographs + generated)"
+NUMBERS = ("value", "low", "high", "n_real", "n_generated")  # of a cell, as columns of a CSV file
 
 
 @dataclass(frozen=True)
@@ -20,43 +23,39 @@ class PValue:
     n_generated: int
 
 
-Cell = Estimate | PValue
+Measurement = Estimate | PValue
 
 
-@dataclass(frozen=True)
-class Row:
-    """``cells`` has one value a column; ``images`` says on how many they rest, alike for all of them."""
-
-    label: str
-    images: str
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    """``percent`` tells how estimates are shown; they are always kept as fractions. ``detail``: for a second look."""
-
-    key: str
-    title: str
-    note: str
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-    percent: bool
-    detail: bool = False
+def measured_table(
+    key: str,
+    title: str,
+    note: str,
+    columns: Sequence[str],
+    rows: Sequence[TableRow],
+    percent: bool,
+    detail: bool = False,
+) -> Table:
+    """A table of measurements, which are kept as fractions; ``percent`` tells how estimates are shown."""
+    style = "dense" if len(columns) > 4 else ""
+    text = partial(_text, percent=percent)
+    return Table(
+        title, tuple(columns), tuple(rows), counts=COUNTS, key=key, note=note, detail=detail, style=style, text=text
+    )
 
 
-def row(label: str, cells: Sequence[Cell]) -> Row:
+def row(label: str, cells: Sequence[Measurement], total: bool = False) -> TableRow:
     """A row that says on how many images its cells rest."""
-    return Row(label, images(max(cells, key=lambda cell: cell.n_real + cell.n_generated)), tuple(cells))
+    n = images(max(cells, key=lambda cell: cell.n_real + cell.n_generated))
+    return TableRow(label, tuple(cells), n=n, total=total)
 
 
-def images(cell: Cell) -> str:
+def images(cell: Measurement) -> str:
     """Numbers of images as "photographs + generated", or the one side that counts."""
     real, generated = cell.n_real, cell.n_generated
     return f"{real} + {generated}" if real and generated else f"{real} + 0" if real else f"0 + {generated}"
 
 
-def show(cell: Cell, percent: bool = False, signed: bool = False) -> str:
+def show(cell: Measurement, percent: bool = False, signed: bool = False) -> str:
     """ "0.873 [0.850, 0.901]", in percent "87.3 [85.0, 90.1]"; "n/a" where there is no value or no interval."""
     if isinstance(cell, PValue):
         return "n/a" if math.isnan(cell.value) else "<0.001" if cell.value < 0.001 else f"{cell.value:.3f}"
@@ -73,75 +72,22 @@ def show(cell: Cell, percent: bool = False, signed: bool = False) -> str:
     return f"{number(cell.value)} [{bounds}]"
 
 
-def grid(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as shown: label, numbers of images, one cell a column."""
-    signs = [name == SIGNED for name in table.columns]
+def numbers(cell: Measurement) -> tuple[float | int, ...]:
+    """``NUMBERS`` of a cell; nan where it has none."""
+    bounds = (cell.low, cell.high) if isinstance(cell, Estimate) else (math.nan, math.nan)
+    return cell.value, *bounds, cell.n_real, cell.n_generated
+
+
+def by_number(tables: Iterable[Table]) -> Table:
+    """All measurements of tables, one a line, for a CSV file."""
     rows = [
-        [one.label, one.images, *(show(c, table.percent, s) for c, s in zip(one.cells, signs, strict=True))]
+        TableRow(table.key, (one.label, column, *numbers(cell)))
+        for table in tables
         for one in table.rows
+        for column, cell in zip(table.columns, one.cells, strict=True)
     ]
-    return ["", "n (photographs + generated)", *table.columns], rows
+    return Table("", ("row", "column", *NUMBERS), tuple(rows), labels="table")
 
 
-def to_markdown(tables: Sequence[Table]) -> str:
-    """All tables with their notes as GitHub-flavoured Markdown."""
-    parts = []
-    for table in tables:
-        header, rows = grid(table)
-        lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        parts.append(f"## {table.title}\n\n{body}\n\n{table.note}\n")
-    return "\n".join(parts)
-
-
-def to_csv(tables: Sequence[Table]) -> str:
-    """One line a number (table, row, column, value, low, high, n_real, n_generated), as fractions; empty = n/a."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["table", "row", "column", "value", "low", "high", "n_real", "n_generated"])
-    for table in tables:
-        for one in table.rows:
-            for column, cell in zip(table.columns, one.cells, strict=True):
-                bounds = (cell.low, cell.high) if isinstance(cell, Estimate) else (math.nan, math.nan)
-                numbers = ["" if math.isnan(x) else repr(float(x)) for x in (cell.value, *bounds)]
-                writer.writerow([table.key, one.label, column, *numbers, cell.n_real, cell.n_generated])
-    return out.getvalue()
-
-
-def to_latex(tables: Sequence[Table]) -> str:
-    """Tables for a paper; needs the booktabs package."""
-    parts = []
-    for table in tables:
-        header, rows = grid(table)
-        lines = [r"\begin{table}", rf"\caption{{{_tex(table.title)}. {_tex(table.note)}}}"]
-        lines += [rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule"]
-        lines += [" & ".join(map(_tex, header)) + r" \\", r"\midrule"]
-        lines += [" & ".join(map(_tex, line)) + r" \\" for line in rows]
-        parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]))
-    return "\n".join(parts)
-
-
-def to_text(tables: Sequence[Table]) -> str:
-    """All tables in aligned columns for a terminal."""
-    parts = []
-    for table in tables:
-        header, rows = grid(table)
-        lines = [header, *rows]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-        body = [
-            "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
-            for line in lines
-        ]
-        parts.append("\n".join([table.title, *(("  " + line).rstrip() for line in body), ""]))
-    return "\n".join(parts)
-
-
-_TEX = {
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"<": "$<$", ">": "$>$", "|": "$|$", "≤": r"$\le$", "λ": r"$\lambda$"},
-    **{sign: "\\" + sign for sign in "#$%&_{}"},
-}
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(letter, letter) for letter in text)
+def _text(cell: Any, column: str, percent: bool) -> str:
+    return show(cell, percent, column == SIGNED)

@@ -1,4 +1,4 @@
-"""The tables of an evaluation, over all its detectors; how they read is in ``forms``."""
+"""The tables of an evaluation, over all its detectors; how they read is in ``table_formats``."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,10 +7,11 @@ import numpy as np
 
 from blades_dist.detect.calibrate import STANDARD_FPRS
 from blades_dist.evaluate.assess import RANKING, Assessment
-from blades_dist.evaluate.bootstrap import difference, difference_p
+from blades_dist.evaluate.bootstrap import paired_difference, paired_difference_p
 from blades_dist.evaluate.paired import delong, holm, mcnemar
 from blades_dist.evaluate.rates import Estimate
-from blades_dist.evaluate.table_formats import SIGNED, PValue, Row, Table, row
+from blades_dist.evaluate.table_formats import SIGNED, PValue, measured_table, row
+from blades_dist.report.tables import Table, TableRow
 
 MEAN = "mean"
 _UNSURE = 'Decisions are those of the score alone, as papers give them; verdicts with "unsure" are in table 6. '
@@ -40,24 +41,24 @@ def build_tables(assessments: Mapping[str, Assessment], confidence: float = 0.95
 
 def _accuracy_table(assessments: Mapping[str, Assessment]) -> Table:
     rows = _by_generator(assessments, lambda a, i, name: a.accuracy[name])
-    rows.append(row(MEAN, [a.mean_accuracy for a in assessments.values()]))
+    rows.append(row(MEAN, [a.mean_accuracy for a in assessments.values()], total=True))
     note = (
         "Balanced accuracy at the detector's own operating point: half the share of photographs not flagged plus half "
         "the share of that generator's images flagged, so that it does not depend on the sizes of the two sides. "
         f"{_UNSURE}The mean is over generators. Intervals: Wilson, joined by square and add.{_heads(assessments)}"
     )
-    return Table("table1", "Table 1. Accuracy per generator, %", note, tuple(assessments), tuple(rows), True)
+    return measured_table("table1", "Table 1. Accuracy per generator, %", note, list(assessments), rows, True)
 
 
 def _auc_table(assessments: Mapping[str, Assessment], confidence: float) -> Table:
     rows = _by_generator(assessments, lambda a, i, name: a.ranked["AUC"].estimate(i, confidence))
-    rows.append(row(MEAN, [a.ranked["AUC"].mean(confidence) for a in assessments.values()]))
+    rows.append(row(MEAN, [a.ranked["AUC"].mean(confidence) for a in assessments.values()], total=True))
     note = (
         "Area under the ROC curve of each generator against all photographs; 0.5 is chance, below 0.5 means that the "
         "generator's images score as more photographic than photographs. The mean is over generators. Intervals: "
         f"stratified percentile bootstrap, the photographs drawn once for all generators.{_heads(assessments)}"
     )
-    return Table("table2", "Table 2. AUC per generator", note, tuple(assessments), tuple(rows), False)
+    return measured_table("table2", "Table 2. AUC per generator", note, list(assessments), rows, False)
 
 
 def _rates_table(assessments: Mapping[str, Assessment]) -> Table:
@@ -68,7 +69,7 @@ def _rates_table(assessments: Mapping[str, Assessment]) -> Table:
         f"shares of photographs, TPR and FNR of generated images. {_UNSURE}F1 depends on the numbers of images on the "
         f"two sides. Intervals: Wilson; for F1 from the Jeffreys distributions of the two rates.{_heads(assessments)}"
     )
-    return Table("table3", "Table 3. Decisions, %", note, tuple(assessments), tuple(rows), True)
+    return measured_table("table3", "Table 3. Decisions, %", note, list(assessments), rows, True)
 
 
 def _ranking_table(assessments: Mapping[str, Assessment], confidence: float) -> Table:
@@ -79,7 +80,7 @@ def _ranking_table(assessments: Mapping[str, Assessment], confidence: float) -> 
         "equal error rate. TPR at x% FPR: over thresholds of this test set, so it describes the scores, not the "
         "detector's operating point. Intervals: bootstrap as in table 2."
     )
-    return Table("table4", "Table 4. Ranking measures, %", note, tuple(assessments), tuple(rows), True)
+    return measured_table("table4", "Table 4. Ranking measures, %", note, list(assessments), rows, True)
 
 
 def _calibration_table(assessments: Mapping[str, Assessment]) -> Table:
@@ -102,7 +103,7 @@ def _calibration_table(assessments: Mapping[str, Assessment]) -> Table:
         "Dvoretzky-Kiefer-Wolfowitz band; then the measured FPR at four nominal rates, with Wilson's interval. n/a: "
         "the detector has no probability, or no p-values."
     )
-    return Table("table5", "Table 5. Calibration, %", note, tuple(assessments), tuple(rows), True)
+    return measured_table("table5", "Table 5. Calibration, %", note, list(assessments), rows, True)
 
 
 def _unsure_table(assessments: Mapping[str, Assessment]) -> Table:
@@ -116,19 +117,19 @@ def _unsure_table(assessments: Mapping[str, Assessment]) -> Table:
         '"AI-generated" where the score is flagged and all re-encodings agree, "photographic" otherwise. Intervals: '
         f"Wilson.{_heads(assessments)}"
     )
-    return Table("table6", "Table 6. Verdicts, %", note, tuple(assessments), tuple(rows), True)
+    return measured_table("table6", "Table 6. Verdicts, %", note, list(assessments), rows, True)
 
 
 def _comparison_table(assessments: Mapping[str, Assessment], confidence: float) -> Table:
     (main, first), *others = assessments.items()
     measured = [first.ranked["AUC"]] + [other.ranked["AUC"] for _, other in others]
-    p_auc = [difference_p(measured[0], other) for other in measured[1:]]
+    p_auc = [paired_difference_p(measured[0], other) for other in measured[1:]]
     decisions = [_decisions(first, other) for _, other in others]
     corrected = holm(p_auc), holm(decisions)
     rows = []
     for i, (name, _) in enumerate(others):
         means = [measured[0].mean(confidence), measured[i + 1].mean(confidence)]
-        gap = difference(measured[0], measured[i + 1], confidence)
+        gap = paired_difference(measured[0], measured[i + 1], confidence)
         p_values = [p_auc[i], corrected[0][i], decisions[i], corrected[1][i]]
         rows.append(row(f"{main} against {name}", [*means, gap, *_p_values(p_values, gap)]))
     note = (
@@ -139,7 +140,7 @@ def _comparison_table(assessments: Mapping[str, Assessment], confidence: float) 
         f"decisions. {_HOLM}n/a: too few images, or nothing varied."
     )
     columns = (main, "other", SIGNED, "p", f"p {_CORRECTED}", "p McNemar", f"p McNemar {_CORRECTED}")
-    return Table("comparison", "Paired comparison", note, columns, tuple(rows), False)
+    return measured_table("comparison", "Paired comparison", note, columns, rows, False)
 
 
 def _paired_table(assessments: Mapping[str, Assessment], confidence: float) -> Table:
@@ -169,7 +170,7 @@ def _paired_table(assessments: Mapping[str, Assessment], confidence: float) -> T
         *(SIGNED, "p DeLong", f"p DeLong {_CORRECTED}"),
         *(f"only {main}", "only other", "p McNemar", f"p McNemar {_CORRECTED}"),
     )
-    return Table("paired", "Paired tests per generator", note, columns, tuple(rows), False, detail=True)
+    return measured_table("paired", "Paired tests per generator", note, columns, rows, False, detail=True)
 
 
 def _decisions(first: Assessment, second: Assessment) -> float:
@@ -186,7 +187,9 @@ def _p_values(values: Sequence[float], like: Estimate) -> list[PValue]:
     return [PValue(value, like.n_real, like.n_generated) for value in values]
 
 
-def _by_generator(assessments: Mapping[str, Assessment], cell: Callable[[Assessment, int, str], Estimate]) -> list[Row]:
+def _by_generator(
+    assessments: Mapping[str, Assessment], cell: Callable[[Assessment, int, str], Estimate]
+) -> list[TableRow]:
     generators = next(iter(assessments.values())).generators
     return [row(name, [cell(a, i, name) for a in assessments.values()]) for i, name in enumerate(generators)]
 

@@ -1,4 +1,7 @@
-"""What the pretext tasks have learned, on held-out photographs, and how a finished run says so."""
+"""What the pretext tasks have learned, on held-out photographs, and how a finished run says so.
+
+Statistics and figures are those of ``evaluate``, which lies below training and knows nothing of it.
+"""
 
 import json
 from collections.abc import Iterator
@@ -13,8 +16,10 @@ from torch import Tensor, nn
 from blades_dist.config import ManipulateConfig
 from blades_dist.data.read import FaceBatch
 from blades_dist.distributed import World
-from blades_dist.evaluate.metrics import auc, rank, wilson
+from blades_dist.evaluate.bootstrap import bootstrap_metrics
 from blades_dist.evaluate.plots import plot_weights
+from blades_dist.evaluate.ranking import auc
+from blades_dist.evaluate.rates import wilson_bounds
 from blades_dist.losses.reference import coarse_items, expected_level, label_columns
 from blades_dist.tasks import ABSENT, Task, TaskSet
 from blades_dist.training.progress import SPEED
@@ -39,7 +44,7 @@ def validate(
         if task.kind == "coarse":
             score = (own[:, 0] - own[:, 1]).double().numpy()
             manipulated = target[:, 0].numpy() == 1
-            area = rank((auc,), score[~manipulated], [score[manipulated]], seed=seed)[0].estimate(0)
+            area = bootstrap_metrics((auc,), score[~manipulated], [score[manipulated]], seed=seed)[0].estimate(0)
             report["coarse_loss"] = float(coarse_items(own, target[:, 0]).mean())
             report["coarse_auc"] = {"value": area.value, "low": area.low, "high": area.high, "n": len(score)}
         elif task.kind != "fine":
@@ -73,7 +78,7 @@ def _accuracy(task: Task, logits: Tensor, labels: Tensor) -> dict[str, Any]:
         return {"accuracy": None, "low": None, "high": None, "majority": None, "n": 0}
     guess = expected_level(logits).round().long() - 1 if task.kind == "ordinal" else logits.argmax(-1)
     right = int((guess == labels).sum())
-    low, high = wilson(right, len(labels))
+    low, high = wilson_bounds(right, len(labels))
     majority = float(np.bincount(labels.numpy()).max() / len(labels))
     return {"accuracy": right / len(labels), "low": low, "high": high, "majority": majority, "n": len(labels)}
 

@@ -10,7 +10,7 @@ import numpy as np
 from blades_dist.config import FitConfig
 from blades_dist.detect.calibrate import calibrate
 from blades_dist.detect.extract import Request, extract
-from blades_dist.evaluate.bootstrap import Ranked, difference, difference_p, rank
+from blades_dist.evaluate.bootstrap import BootstrapMetric, bootstrap_metrics, paired_difference, paired_difference_p
 from blades_dist.evaluate.ranking import auc
 from blades_dist.evaluate.rates import Estimate
 from blades_dist.tuning.config import SweepConfig
@@ -94,7 +94,7 @@ def compare(config: SweepConfig, contestants: Sequence[Contestant]) -> Compariso
             real, others, calibration = unseen(encoder, config)
             photographs, sizes = len(real), {name: len(rows) for name, rows in others.items()}
             scores, scored = head.score(real), [head.score(rows) for rows in others.values()]
-            runs.append(rank((auc,), scores, scored, config.bootstrap, config.seed)[0])
+            runs.append(bootstrap_metrics((auc,), scores, scored, config.bootstrap, config.seed)[0])
             threshold = calibrate(head.score(calibration), one.detector.fpr).threshold()
             rates.append(((scores < threshold).mean(), np.mean([(own < threshold).mean() for own in scored])))
         mean = _mean(runs)
@@ -105,13 +105,15 @@ def compare(config: SweepConfig, contestants: Sequence[Contestant]) -> Compariso
             Measured(one.name, by_name, mean.mean(CONFIDENCE), float(fpr), one.detector.fpr, float(tpr), own)
         )
         ranked.append(mean)
-    differences = [(difference(other, ranked[0], CONFIDENCE), difference_p(other, ranked[0])) for other in ranked[1:]]
+    differences = [
+        (paired_difference(other, ranked[0], CONFIDENCE), paired_difference_p(other, ranked[0])) for other in ranked[1:]
+    ]
     first, last = contestants[0], contestants[-1]
     same = first.encoders == last.encoders and first.detector.model_dump() == last.detector.model_dump()
     return Comparison(measured, differences, photographs, sizes, config.generated is not None, same)
 
 
-def _mean(runs: Sequence[Ranked]) -> Ranked:
+def _mean(runs: Sequence[BootstrapMetric]) -> BootstrapMetric:
     """Mean over seeds, resample by resample: every run rests on the same draws of faces."""
     values, replicates = (np.mean([getattr(run, name) for run in runs], axis=0) for name in ("values", "replicates"))
     return replace(runs[0], values=values, replicates=replicates)

@@ -17,7 +17,7 @@ from blades_dist.detect.knn import fit_knn
 from blades_dist.detect.mahalanobis import fit_mahalanobis
 from blades_dist.detect.mixture import OneClassHead
 from blades_dist.detect.one_class import fit_one_class
-from blades_dist.evaluate.ranking import auc, ladder
+from blades_dist.evaluate.ranking import auc, roc_counts
 from blades_dist.tuning.config import Objective
 
 Terms = dict[str, float]
@@ -86,7 +86,7 @@ def mean_terms(parts: list[Terms]) -> Terms:
 
 def area(real: np.ndarray, other: np.ndarray) -> float:
     """AUC: the chance that a photograph scores above one of the others."""
-    return float(auc(*ladder(np.asarray(real, float), np.asarray(other, float)))[0])
+    return float(auc(*roc_counts(np.asarray(real, float), np.asarray(other, float)))[0])
 
 
 def likelihood(head: Head, faces: Faces) -> float:

@@ -1,6 +1,5 @@
 """What a sweep has found as files in its folder: tables for people and programs, plots, and one page of it all."""
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,10 +14,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from blades_dist import page
-from blades_dist.evaluate.rates import Estimate
-from blades_dist.figures import LIGHT, Plot, Theme, colour, panels, plot, themed
+from blades_dist.evaluate.table_formats import show
 from blades_dist.files import write_atomically
+from blades_dist.report.figures import LIGHT, Plot, Theme, colour, panels, plot, themed
+from blades_dist.report.page import render, without_nan
+from blades_dist.report.tables import Table, plain
 from blades_dist.tuning.compare import Comparison
 from blades_dist.tuning.config import SweepConfig, defaults
 from blades_dist.tuning.detectors import Row
@@ -30,7 +30,7 @@ _BAND = 0.06  # of an axis: how far lines of one choice are spread
 
 
 @themed
-def parallel(
+def plot_parallel(
     points: Sequence[tuple[Mapping[str, Any], float]],
     space: Mapping[str, Dimension],
     label: str,
@@ -58,7 +58,7 @@ def parallel(
 
 
 @themed
-def bars(found: Sequence[Importance], theme: Theme = LIGHT) -> Figure:
+def plot_importances(found: Sequence[Importance], theme: Theme = LIGHT) -> Figure:
     """A panel of bars each."""
     figure, places = panels(len(found), columns=2, width=5.2, height=2.9)
     for i, (axes, one) in enumerate(zip(places, found, strict=True)):
@@ -107,7 +107,7 @@ _TOP = 15  # detector trials in the table for people; the CSV has all
 
 
 @dataclass(frozen=True)
-class Found:
+class SweepResult:
     """All that is told: the ``best`` detector trial, and the bundle made of it."""
 
     config: SweepConfig
@@ -118,59 +118,61 @@ class Found:
     bundle: Path
 
 
-def write(found: Found) -> Path:
+def write_results(result: SweepResult) -> Path:
     """Writes ``table.md``, ``encoders.csv``, ``detectors.csv``, ``sweep.json``, ``parallel_*.png``, ``importance.png``
     and ``summary.html`` into the sweep's folder; returns the page."""
-    folder = found.config.folder
-    weights = importances(found.config, found.ledger, found.rows)
-    encoders, detectors = encoder_table(found), detector_table(found.rows)
-    _csv(folder / "encoders.csv", encoders)
-    _csv(folder / "detectors.csv", detectors)
-    write_atomically(folder / TABLE, markdown(found, weights))
-    drawn = plots(found, weights)
+    folder = result.config.folder
+    weights = importances(result.config, result.ledger, result.rows)
+    encoders = encoder_records(result)
+    comparison = Table.of_records(comparison_records(result.comparison), "The best against the default")
+    encoder_table = Table.of_records(encoders, "Encoder runs")
+    top = Table.of_records(_top(result.rows), f"Best {_TOP} detector trials")
+    write_atomically(folder / "encoders.csv", encoder_table.to_csv())
+    write_atomically(folder / "detectors.csv", Table.of_records(detector_records(result.rows)).to_csv())
+    write_atomically(folder / TABLE, markdown(result, [comparison, encoder_table, top], weights))
+    drawn = plots(result, weights)
     for one in drawn:
         write_atomically(folder / f"{one.name}.png", one.light)
-    result = {
-        "best": asdict(found.best),
-        "encoder": _values(found, found.best.candidate),
-        "bundle": str(found.bundle),
-        "comparison": found.comparison.as_json(),
+    content = {
+        "best": asdict(result.best),
+        "encoder": _values(result, result.best.candidate),
+        "bundle": str(result.bundle),
+        "comparison": result.comparison.as_json(),
         "importance": [asdict(one) for one in weights],
         "encoders": encoders,
-        "detectors": [asdict(row) for row in found.rows],
-        "config": found.config.model_dump(mode="json"),
+        "detectors": [asdict(row) for row in result.rows],
+        "config": result.config.model_dump(mode="json"),
     }
-    write_atomically(folder / RESULT, json.dumps(page.without_nan(result), indent=1))
-    template = page.environment("blades_dist.tuning").get_template("sweep.html.j2")
-    html = template.render(
-        name=found.config.name,
-        verdict=found.comparison.verdict(),
-        beats=found.comparison.beats,
-        comparison=comparison_table(found.comparison),
-        encoders=encoders,
-        detectors=_top(found.rows),
-        best=found.best.values,
-        encoder=_values(found, found.best.candidate),
-        bundle=str(found.bundle),
+    write_atomically(folder / RESULT, json.dumps(without_nan(content), indent=1))
+    html = render(
+        "blades_dist.tuning",
+        "sweep.html.j2",
+        name=result.config.name,
+        verdict=result.comparison.verdict(),
+        beats=result.comparison.beats,
+        comparison=comparison,
+        encoders=encoder_table,
+        detectors=top,
+        best=[*_values(result, result.best.candidate).items(), *result.best.values.items(), ("bundle", result.bundle)],
         plots=drawn,
-        config=found.config.model_dump(mode="json"),
+        config=result.config.model_dump(mode="json"),
     )
     write_atomically(folder / PAGE, html)
     return folder / PAGE
 
 
-def encoder_table(found: Found) -> list[dict[str, Any]]:
+def encoder_records(result: SweepResult) -> list[dict[str, Any]]:
     """A row a run."""
     rows = []
-    for run in found.ledger.runs.values():
+    for run in result.ledger.runs.values():
         row: dict[str, Any] = {"run": run.name, "state": run.state, "steps": run.reports[-1][0] if run.reports else 0}
         row["coarse AUC"] = run.reports[-1][1] if run.reports else None
         row["objective"] = run.score
-        rows.append({**row, **_values(found, run.candidate)})
+        rows.append({**row, **_values(result, run.candidate)})
     return rows
 
 
-def detector_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def detector_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """A row a trial."""
     keys = list(dict.fromkeys(key for row in rows for key in row.values))
     terms = list(dict.fromkeys(key for row in rows for key in row.terms))
@@ -188,109 +190,81 @@ def detector_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def comparison_table(comparison: Comparison) -> list[dict[str, Any]]:
+def comparison_records(comparison: Comparison) -> list[dict[str, Any]]:
     """A row a contestant."""
     rows = []
     for i, one in enumerate(comparison.contestants):
-        row: dict[str, Any] = {"configuration": one.name, "mean AUC": _interval(one.mean)}
-        row |= {name: _interval(own) for name, own in one.auc.items()} if len(one.auc) > 1 else {}
+        row: dict[str, Any] = {"configuration": one.name, "mean AUC": show(one.mean)}
+        row |= {name: show(own) for name, own in one.auc.items()} if len(one.auc) > 1 else {}
         row |= {"nominal FPR": f"{one.nominal_fpr:g}", "FPR": f"{one.fpr:.3f}", "TPR": f"{one.tpr:.3f}"}
         gap, p = comparison.differences[i - 1] if i else (None, None)
-        row["difference"] = f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]" if gap else ""
+        row["difference"] = show(gap, signed=True) if gap else ""
         row["p"] = f"{p:.2g}" if p is not None else ""
         rows.append(row)
     return rows
 
 
-def markdown(found: Found, weights: Sequence[Importance]) -> str:
-    """The tables for people."""
-    states = [run.state for run in found.ledger.runs.values()]
+def markdown(result: SweepResult, tables: Sequence[Table], weights: Sequence[Importance]) -> str:
+    """The tables (comparison, encoder runs, best detector trials) for people, with importances."""
+    states = [run.state for run in result.ledger.runs.values()]
     counted = ", ".join(f"{states.count(state)} {state}" for state in ("finished", "stopped", "failed"))
-    comparison = found.comparison
+    comparison = result.comparison
     others = ", ".join(f"{count} {name}" for name, count in comparison.others.items())
-    parts = [
-        f"# Sweep {found.config.name}\n",
-        f"{len(states)} encoder runs ({counted}), {len(found.rows)} detector trials.\n",
-        f"**{comparison.verdict()}**\n",
-        f"Test split: {comparison.photographs} photographs; {others}. Means over {len(found.best.by_seed)} seed(s); "
-        "95% intervals by bootstrap over faces, not over seeds.\n",
-        table(comparison_table(comparison)),
-        f"\n## Best\n\nEncoder c{found.best.candidate:03d}: {_listed(_values(found, found.best.candidate))}\n\n"
-        f"Detector: {_listed(found.best.values)}\n\nBundle: `{found.bundle.name}/`\n",
-        "## Encoder runs\n",
-        table(encoder_table(found)),
-        f"\n## Best {_TOP} detector trials\n",
-        table(_top(found.rows)),
-        *(
-            f"\n## Importance for the {one.of} (fANOVA, n = {one.trials})\n\n"
-            + table([{"key": key, "share": share} for key, share in one.shares.items()])
-            for one in weights
-        ),
+    shares = [
+        Table.of_records(
+            [{"key": key, "share": share} for key, share in one.shares.items()],
+            f"Importance for the {one.of} (fANOVA, n = {one.trials})",
+        )
+        for one in weights
     ]
-    return "\n".join(parts) + "\n"
+    parts = [
+        f"# Sweep {result.config.name}\n",
+        f"{len(states)} encoder runs ({counted}), {len(result.rows)} detector trials.\n",
+        f"**{comparison.verdict()}**\n",
+        f"Test split: {comparison.photographs} photographs; {others}. Means over {len(result.best.by_seed)} seed(s); "
+        "95% intervals by bootstrap over faces, not over seeds.\n",
+        tables[0].to_markdown(),
+        f"## Best\n\nEncoder c{result.best.candidate:03d}: {_listed(_values(result, result.best.candidate))}\n\n"
+        f"Detector: {_listed(result.best.values)}\n\nBundle: `{result.bundle.name}/`\n",
+        *(table.to_markdown() for table in (*tables[1:], *shares)),
+    ]
+    return "\n".join(parts)
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown of rows that share their keys."""
-    if not rows:
-        return "none\n"
-    lines = [f"| {' | '.join(rows[0])} |", f"|{'---|' * len(rows[0])}"]
-    lines += [f"| {' | '.join(shown(value) for value in row.values())} |" for row in rows]
-    return "\n".join(lines) + "\n"
-
-
-def shown(value: Any) -> str:
-    """A value as people read it."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "" if value is None else str(value).replace("|", "\\|")
-
-
-def plots(found: Found, weights: Sequence[Importance]) -> list[Plot]:
+def plots(result: SweepResult, weights: Sequence[Importance]) -> list[Plot]:
     """Both levels as parallel coordinates, and importance."""
     drawn = []
     points, dashed = [], []
-    for number in found.ledger.candidates:
-        runs, values = found.ledger.of(number), _values(found, number)
-        inside = all(space.contains(values[key]) for key, space in found.config.encoders.space.items())
+    for number in result.ledger.candidates:
+        runs, values = result.ledger.of(number), _values(result, number)
+        inside = all(space.contains(values[key]) for key, space in result.config.encoders.space.items())
         if runs and runs[0].reports and inside:
             points.append((values, runs[0].reports[-1][1]))
             dashed.append(runs[0].state != "finished")
     if points:
         caption = "Encoder configurations by the coarse AUC of their last read-out; dashed: stopped early."
-        space = found.config.encoders.space
-        drawn.append(plot("parallel_encoders", caption, parallel, points, space, "coarse AUC", dashed))
-    tried = [(row.values, row.score) for row in found.rows if row.score is not None]
+        space = result.config.encoders.space
+        drawn.append(plot("parallel_encoders", caption, plot_parallel, points, space, "coarse AUC", dashed))
+    tried = [(row.values, row.score) for row in result.rows if row.score is not None]
     caption = "Detector trials by their objective; a key that a detector's kind does not have breaks its line."
-    drawn.append(plot("parallel_detectors", caption, parallel, tried, found.config.detectors.space, "objective"))
+    drawn.append(plot("parallel_detectors", caption, plot_parallel, tried, result.config.detectors.space, "objective"))
     if weights:
         caption = "How much of the variance over trials each key accounts for (fANOVA); few trials say little."
-        drawn.append(plot("importance", caption, bars, weights))
+        drawn.append(plot("importance", caption, plot_importances, weights))
     return drawn
 
 
-def _values(found: Found, candidate: int) -> dict[str, Any]:
+def _values(result: SweepResult, candidate: int) -> dict[str, Any]:
     if candidate == DEFAULT:
-        return defaults(found.config.pretrain, found.config.encoders.space)
-    return found.ledger.candidates[candidate].values
+        return defaults(result.config.pretrain, result.config.encoders.space)
+    return result.ledger.candidates[candidate].values
 
 
 def _top(rows: Sequence[Row]) -> list[dict[str, Any]]:
     best = sorted((row for row in rows if row.score is not None), key=lambda row: -(row.score or 0.0))[:_TOP]
     dropped = ("seconds", "error")
-    return [{key: value for key, value in row.items() if key not in dropped} for row in detector_table(best)]
-
-
-def _interval(found: Estimate) -> str:
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    return [{key: value for key, value in row.items() if key not in dropped} for row in detector_records(best)]
 
 
 def _listed(values: dict[str, Any]) -> str:
-    return ", ".join(f"`{key}={shown(value) or 'null'}`" for key, value in values.items()) or "the default"
-
-
-def _csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with file.open("w", newline="", encoding="utf-8") as out:
-        writer = csv.DictWriter(out, list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows(rows)
+    return ", ".join(f"`{key}={plain(value) or 'null'}`" for key, value in values.items()) or "the default"

@@ -18,7 +18,7 @@ from blades_dist.tuning.encoders import SweepError, search_encoders
 from blades_dist.tuning.features import extraction
 from blades_dist.tuning.ledger import DEFAULT, Ledger
 from blades_dist.tuning.plan import ENCODERS
-from blades_dist.tuning.results import Found, write
+from blades_dist.tuning.results import SweepResult, write_results
 
 CONFIG = "config.yaml"
 BEST = "best"  # folder of the bundle
@@ -82,7 +82,7 @@ def sweep(config: SweepConfig, say: Say = print) -> Path:
         say(f"best: encoder c{best.candidate:03d}, detector {best.values}, objective {best.score:.4f}")
         comparison = compare(config, contestants(config, ledger, rows, best))
         bundle = fit_best(config, ledger, best, say)
-        page = write(Found(config, ledger, rows, best, comparison, bundle))
+        page = write_results(SweepResult(config, ledger, rows, best, comparison, bundle))
     say(comparison.verdict())
     say(f"bundle: {bundle}; summary: {page}")
     return page

@@ -1,4 +1,4 @@
-"""Answers of four detectors on five generators, from known distributions; and a whole report made of them."""
+"""Predictions of four detectors on five generators, from known distributions; and a whole report made of them."""
 
 import cv2
 import numpy as np
@@ -6,8 +6,8 @@ import pyarrow as pa
 
 from blades_dist.evaluate import parity, pictures, projection, report
 from blades_dist.evaluate.assess import assess
-from blades_dist.evaluate.predictions import Answers, Pair, join
-from blades_dist.evaluate.pretraining_run import CoarseAuc, Pretext, TaskAccuracy, Weights
+from blades_dist.evaluate.predictions import Pair, Predictions, join
+from blades_dist.evaluate.pretraining_run import CoarseAuc, Pretext, TaskAccuracy, WeightHistory
 from blades_dist.evaluate.tables import build_tables
 
 GENERATORS = {"stylegan2": 40, "stylegan3 <t>": 35, "sd_1.5": 50, "midjourney & co": 30, "flux": 45}
@@ -27,10 +27,10 @@ def make_pairs(seed, separation, with_p, with_probability, own_heads):
     base = rng.normal(0, 1, PHOTOGRAPHS)
     calibration = np.sort(rng.normal(0, 1, 999))
 
-    def answers(scores):
+    def predictions(scores):
         p_values = (1 + np.searchsorted(calibration, scores, side="right")) / 1000
         flagged = p_values <= 0.05
-        return Answers(
+        return Predictions(
             scores=scores,
             flagged=flagged,
             unsure=(p_values <= 0.1) & ~flagged if with_p else np.zeros(len(scores), bool),
@@ -38,10 +38,10 @@ def make_pairs(seed, separation, with_p, with_probability, own_heads):
             probability=1 / (1 + np.exp(scores + separation / 2)) if with_probability else None,
         )
 
-    shared, pairs = answers(base), {}
+    shared, pairs = predictions(base), {}
     for i, (name, n) in enumerate(GENERATORS.items()):
-        real = answers(base + rng.normal(0, 0.3, len(base))) if own_heads else shared
-        pairs[name] = Pair(real, answers(rng.normal(-separation * (0.5 + i / 4), 1, n)))
+        real = predictions(base + rng.normal(0, 0.3, len(base))) if own_heads else shared
+        pairs[name] = Pair(real, predictions(rng.normal(-separation * (0.5 + i / 4), 1, n)))
     return pairs
 
 
@@ -62,11 +62,11 @@ def images(ids):
 
 
 def make_evaluation(resamples=200, method="tsne"):
-    """A report on synthetic answers, made in the order in which the evaluation job does it."""
+    """A report on synthetic predictions, made in the order in which the evaluation job does it."""
     assessments = make_assessments(resamples)
     rng = np.random.default_rng(1)
     names = [f"task {i}" for i in range(11)]
-    weights = Weights(names=names, history=[(s, list(1 + 0.01 * s * np.arange(11))) for s in range(0, 60, 5)])
+    weights = WeightHistory(names=names, history=[(s, list(1 + 0.01 * s * np.arange(11))) for s in range(0, 60, 5)])
     task = TaskAccuracy(accuracy=0.6, low=0.55, high=0.65, majority=0.4, n=100)
     main = next(iter(assessments))
     features = {name: rng.normal(0.5 * i, 1, (n, 16)) for i, (name, n) in enumerate(GENERATORS.items())}
@@ -78,7 +78,7 @@ def make_evaluation(resamples=200, method="tsne"):
     }
     sides = {"real": next(iter(assessments[main].pairs.values())).real}
     sides["fake"] = join([pair.generated for pair in assessments[main].pairs.values()])
-    ids = {side: [f"{side}-{i}" for i in range(len(answers))] for side, answers in sides.items()}
+    ids = {side: [f"{side}-{i}" for i in range(len(predictions))] for side, predictions in sides.items()}
     sources = {"real": ["camera"] * PHOTOGRAPHS, "fake": [name for name, n in GENERATORS.items() for _ in range(n)]}
     paths = {side: [f"{side}/<{i}>.png" for i in range(len(own))] for side, own in ids.items()}
     real = containers(PHOTOGRAPHS, 0)
@@ -89,7 +89,7 @@ def make_evaluation(resamples=200, method="tsne"):
         simulated="random numbers of a test",
         photographs={"camera": PHOTOGRAPHS},
         generated=GENERATORS,
-        remarks=["A remark with <angle brackets>."],
+        caveats=["A remark with <angle brackets>."],
         audit=parity.audit(real, alike, 100),
         audit_before=parity.audit(real, png, 100),
         assessments=assessments,
@@ -100,7 +100,7 @@ def make_evaluation(resamples=200, method="tsne"):
         versions={"blades_dist": "0", "python": "3"},
         weights=weights,
         pretext=Pretext(coarse_auc=CoarseAuc(value=0.9, low=0.85, high=0.95, n=80), tasks={"iso": task}),
-        plots=pictures.draw(subjects, projected, weights),
+        plots=pictures.draw_plots(subjects, projected, weights),
         passed_fakes=pictures.worst("generated", sides["fake"], ids["fake"], sources["fake"], paths["fake"], images),
         doubted_photographs=pictures.worst(
             "photographs", sides["real"], ids["real"], sources["real"], paths["real"], images

@@ -1,4 +1,4 @@
-"""The whole report from given answers: four detectors, five generators, one detector with a head a generator."""
+"""The whole report from given predictions: four detectors, five generators, one detector with a head a generator."""
 
 import dataclasses
 import json

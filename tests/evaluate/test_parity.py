@@ -3,8 +3,8 @@ import pyarrow as pa
 import pytest
 
 from blades_dist.evaluate import parity
-from blades_dist.evaluate.metrics import Estimate
 from blades_dist.evaluate.parity import folds_of
+from blades_dist.evaluate.rates import Estimate
 
 
 def _table(n, seed, codec="jpeg", quality=(80, 96), size=(90, 300)):

@@ -8,8 +8,8 @@ from PIL import Image
 
 from blades_dist.evaluate import comparison_plots, plots, projection, table_formats
 from blades_dist.evaluate.assess import assess
-from blades_dist.evaluate.predictions import Answers, Pair
-from blades_dist.figures import DARK, LIGHT, png
+from blades_dist.evaluate.predictions import Pair, Predictions
+from blades_dist.report.figures import DARK, LIGHT, png
 from tests.evaluate.synthetic import DETECTORS, GENERATORS, make_assessments
 
 
@@ -17,16 +17,16 @@ def _size(figure):
     return Image.open(io.BytesIO(png(figure))).size
 
 
-def _answers(scores):
-    return Answers(scores, scores < -1, np.zeros(len(scores), bool), None, None)
+def _predictions(scores):
+    return Predictions(scores, scores < -1, np.zeros(len(scores), bool), None, None)
 
 
 @pytest.fixture(scope="module")
 def one():
     rng = np.random.default_rng(0)
-    real = _answers(rng.normal(0, 1, 60))
+    real = _predictions(rng.normal(0, 1, 60))
     sets = {"a": rng.normal(-1, 1, 40), "far": np.full(30, -1e6), "none": np.zeros(0)}
-    return assess({name: Pair(real, _answers(scores)) for name, scores in sets.items()}, resamples=100)
+    return assess({name: Pair(real, _predictions(scores)) for name, scores in sets.items()}, resamples=100)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def many():
 def test_every_figure_is_drawn_without_a_trace_in_matplotlib(one, many):
     before = dict(matplotlib.rcParams)
     points = np.random.default_rng(1).normal(size=(50, 2))
-    nothing = assess({"none": Pair(_answers(np.zeros(0)), _answers(np.zeros(0)))}, resamples=100)
+    nothing = assess({"none": Pair(_predictions(np.zeros(0)), _predictions(np.zeros(0)))}, resamples=100)
     for theme in (LIGHT, DARK):
         figures = [
             plots.plot_roc(one, "ROC", theme=theme),
@@ -131,7 +131,7 @@ def test_umap_when_installed():
 
 def test_what_cannot_be_projected_is_said(monkeypatch):
     with pytest.raises(ValueError, match="choose tsne or umap"):
-        projection.check("pca")
+        projection.check_method("pca")
     monkeypatch.setitem(sys.modules, "umap", None)  # as if it were not installed
     with pytest.raises(ValueError, match="needs the package umap-learn"):
-        projection.check("umap")
+        projection.check_method("umap")

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from blades_dist.evaluate.predictions import Answers, Pair, join
+from blades_dist.evaluate.predictions import Pair, Predictions, join
 
 
-def _answers(n=3, **changed):
+def _predictions(n=3, **changed):
     values = {
         "scores": np.arange(n, dtype=float),
         "flagged": np.arange(n) == 0,
@@ -12,7 +12,7 @@ def _answers(n=3, **changed):
         "p_values": np.full(n, 0.5),
         "probability": np.full(n, 0.5),
     }
-    return Answers(**(values | changed))
+    return Predictions(**(values | changed))
 
 
 @pytest.mark.parametrize(
@@ -33,22 +33,22 @@ def _answers(n=3, **changed):
 )
 def test_what_is_wrong_is_named(changed, message):
     with pytest.raises(ValueError, match=message):
-        _answers(**changed)
+        _predictions(**changed)
 
 
 def test_any_number_of_images_and_optional_fields():
-    assert len(_answers(0)) == 0 and len(_answers(1, unsure=np.zeros(1, bool))) == 1
-    assert _answers(p_values=None, probability=None).p_values is None
+    assert len(_predictions(0)) == 0 and len(_predictions(1, unsure=np.zeros(1, bool))) == 1
+    assert _predictions(p_values=None, probability=None).p_values is None
 
 
 def test_both_sides_have_the_same_fields():
     with pytest.raises(ValueError, match="p_values of both sides"):
-        Pair(_answers(), _answers(p_values=None))
+        Pair(_predictions(), _predictions(p_values=None))
 
 
 def test_join():
-    whole = join([_answers(2), _answers(3)])
+    whole = join([_predictions(2), _predictions(3)])
     assert whole.scores.tolist() == [0, 1, 0, 1, 2] and whole.flagged.sum() == whole.unsure.sum() == 2
-    assert join([_answers(2), _answers(3, probability=None)]).probability is None
+    assert join([_predictions(2), _predictions(3, probability=None)]).probability is None
     with pytest.raises(ValueError, match="nothing to join"):
         join([])

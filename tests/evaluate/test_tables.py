@@ -7,17 +7,17 @@ import pytest
 
 from blades_dist.evaluate import table_formats, tables
 from blades_dist.evaluate.assess import assess
-from blades_dist.evaluate.metrics import Estimate
-from blades_dist.evaluate.predictions import Answers, Pair
+from blades_dist.evaluate.predictions import Pair, Predictions
+from blades_dist.evaluate.rates import Estimate
 from tests.evaluate.synthetic import make_assessments
 
 
 def _pairs(real, sets, cut=-1.6):
-    def answers(scores):
-        return Answers(scores, scores < cut, (scores >= cut) & (scores < cut + 0.3), None, None)
+    def predictions(scores):
+        return Predictions(scores, scores < cut, (scores >= cut) & (scores < cut + 0.3), None, None)
 
-    shared = answers(real)
-    return {name: Pair(shared, answers(scores)) for name, scores in sets.items()}
+    shared = predictions(real)
+    return {name: Pair(shared, predictions(scores)) for name, scores in sets.items()}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_every_number_has_n_and_an_interval(built):
                 assert cell.n_real + cell.n_generated > 0
                 if isinstance(cell, Estimate) and table.key != "table5":
                     assert cell.low <= cell.value <= cell.high
-    assert found[1].rows[0].images == "80 + 40" and found[1].rows[-1].images == "80 + 70"
+    assert found[1].rows[0].n == "80 + 40" and found[1].rows[-1].n == "80 + 70"
 
 
 def test_calibration_is_not_available_without_probability_and_p_values(built):
@@ -73,9 +73,9 @@ def test_verdicts_have_their_table(built):
 
 def test_a_flagged_image_may_be_unsure_and_is_then_not_called_so():
     flagged, unsure = np.array([True, True, False, False]), np.array([True, False, True, False])
-    answers = Answers(np.zeros(4), flagged, unsure, None, None)
-    assert answers.called.tolist() == [False, True, False, False]
-    found = assess({"g": Pair(answers, answers)}, 100)
+    predictions = Predictions(np.zeros(4), flagged, unsure, None, None)
+    assert predictions.called.tolist() == [False, True, False, False]
+    found = assess({"g": Pair(predictions, predictions)}, 100)
     assert found.detected["g"].value == 0.5 and found.called["g"].value == found.called_photographs.value == 0.25
 
 
@@ -125,7 +125,7 @@ def test_pairs_that_do_not_fit_are_refused():
     pairs = _pairs(np.zeros(3), {"a": np.zeros(2)}) | _pairs(np.zeros(4), {"b": np.zeros(2)})
     with pytest.raises(ValueError, match="same photographs"):
         assess(pairs)
-    one = Answers(np.zeros(3), np.zeros(3, bool), np.zeros(3, bool), np.ones(3), None)
+    one = Predictions(np.zeros(3), np.zeros(3, bool), np.zeros(3, bool), np.ones(3), None)
     with pytest.raises(ValueError, match="p_values for every generator or for none; missing for a"):
         assess(_pairs(np.zeros(3), {"a": np.zeros(2)}) | {"b": Pair(one, one)})
 
@@ -136,28 +136,28 @@ def test_one_detector_needs_no_comparison(built):
 
 def test_csv_holds_the_same_numbers(built):
     found = built[3]
-    lines = list(csv.DictReader(io.StringIO(table_formats.to_csv(found))))
+    lines = list(csv.DictReader(io.StringIO(table_formats.by_number(found).to_csv())))
     assert len(lines) == sum(len(t.rows) * len(t.columns) for t in found)
     cell = found[0].rows[0].cells[0]
     assert float(lines[0]["value"]) == cell.value and float(lines[0]["low"]) == cell.low
 
 
 def test_markdown_escapes_and_aligns(built):
-    text = table_formats.to_markdown(built[3])
+    text = "\n".join(table.to_markdown() for table in built[3])
     assert "gan\\|b" in text
     rows = [line for line in text.splitlines() if line.startswith("| gan\\|b")]
     assert {line.replace("\\|", "").count("|") for line in rows} == {5}
 
 
 def test_latex_escapes(built):
-    text = table_formats.to_latex(built[3])
+    text = "\n".join(table.to_latex() for table in built[3])
     assert r"$|$measured FPR - nominal$|$" in text and r"FPR at p $\le$ 0.1\%" in text and "≤" not in text
     assert text.isascii()
     assert r"other\_one" in text and r"gan\_a" in text and r"accuracy per generator, \%" in text.lower()
 
 
 def test_text_is_aligned(built):
-    lines = table_formats.to_text(built[3]).split("\n\n")[0].splitlines()[1:]
+    lines = built[3][0].to_text().splitlines()[1:]
     assert len({len(line) for line in lines}) == 1
 
 
@@ -179,4 +179,5 @@ def test_a_generator_without_images_is_shown_and_left_out_of_the_mean():
     found = assess(_pairs(rng.normal(0, 1, 20), sets, 0))
     assert found.mean_accuracy.value == found.accuracy["a"].value
     built = tables.build_tables({"d": found})
-    assert "n/a" in table_formats.to_text(built) and "20 + 0" in table_formats.to_text(built)
+    text = "\n".join(table.to_text() for table in built)
+    assert "n/a" in text and "20 + 0" in text

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from blades_dist.evaluate.rates import Estimate
+from blades_dist.report.tables import Table
 from blades_dist.tuning.compare import Comparison, Measured
 from blades_dist.tuning.detectors import Row
 from blades_dist.tuning.importance import importances
 from blades_dist.tuning.ledger import Candidate, Ledger
-from blades_dist.tuning.results import bars, comparison_table, detector_table, parallel, table
+from blades_dist.tuning.results import comparison_records, detector_records, plot_importances, plot_parallel
 from tests.tuning.small import config
 
 
@@ -41,11 +42,11 @@ def test_the_verdict_follows_the_interval(gap: tuple[float, float, float], said:
 
 
 def test_tables_name_every_column_once() -> None:
-    rows = comparison_table(compared(0.1, 0.01, 0.2))
+    rows = comparison_records(compared(0.1, 0.01, 0.2))
     assert rows[0].keys() == rows[1].keys() and rows[1]["difference"] == "+0.100 [+0.010, +0.200]"
-    assert table(rows).splitlines()[0].startswith("| configuration | mean AUC | nominal FPR |")
+    assert Table.of_records(rows).to_markdown().splitlines()[0].startswith("| configuration | mean AUC | nominal FPR |")
     mixed = [Row(0, 0, {"kind": "knn", "knn.k": 3}, {"proxy": 0.5}, 0.5, [0.5]), Row(0, 1, {"kind": "oc"}, error="few")]
-    found = detector_table(mixed)
+    found = detector_records(mixed)
     assert found[0].keys() == found[1].keys() and found[1]["knn.k"] == "" and found[1]["error"] == "few"
 
 
@@ -65,6 +66,6 @@ def test_importance_finds_the_key_that_matters(tmp_path: Path) -> None:
     assert detectors.shares.keys() == {"kind", "fpr", "encoder"} and detectors.shares["kind"] > 0.8
     assert importances(sweep, Ledger(tmp_path / "none.jsonl"), rows[:3]) == [], "too few trials say nothing"
     points = [(candidate.values, number / 30) for number, candidate in ledger.candidates.items() if number]
-    drawn = parallel(points, sweep.encoders.space, "score", [number % 2 == 0 for number in range(30)])
+    drawn = plot_parallel(points, sweep.encoders.space, "score", [number % 2 == 0 for number in range(30)])
     assert len(drawn.axes[0].lines) == 30 + len(sweep.encoders.space)
-    assert [len(axes.patches) for axes in bars([encoders, detectors]).axes] == [2, 3]
+    assert [len(axes.patches) for axes in plot_importances([encoders, detectors]).axes] == [2, 3]

@@ -3,25 +3,18 @@
 import base64
 import json
 import math
+from functools import cache
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 
-def environment(package: str) -> Environment:
-    """Templates of ``package``, and those that all pages share.
+def render(package: str, template: str, **values: Any) -> str:
+    """A page of ``package``'s templates, which extend ``page.html.j2`` and use the macros of ``parts.html.j2``.
 
     Filters: ``uri``, an image's bytes as a data URI; ``pretty``, plain values as indented JSON.
     """
-    made = Environment(
-        loader=ChoiceLoader([PackageLoader(package), PackageLoader("blades_dist")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {"uri": _data_uri, "pretty": _pretty}
-    return made
+    return _environment(package).get_template(template).render(values)
 
 
 def without_nan(value: Any) -> Any:
@@ -31,6 +24,19 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@cache
+def _environment(package: str) -> Environment:
+    made = Environment(
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("blades_dist.report")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"uri": _data_uri, "pretty": _pretty}
+    return made
 
 
 def _pretty(value: Any) -> str:

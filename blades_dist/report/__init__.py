@@ -1,0 +1,1 @@
+"""Pages, figures and tables that every report is made of; imports nothing of what is reported on."""
