@@ -13,7 +13,7 @@ from blades_dist.evaluate import projection
 from blades_dist.evaluate.candidates import CandidateDetector, open_candidate
 from blades_dist.evaluate.equalise import equalise
 from blades_dist.evaluate.pretraining_run import Pretext, WeightHistory, read_run
-from blades_dist.evaluate.scoring import SPLIT, Say, TestSet
+from blades_dist.evaluate.scoring import SPLIT, TestSet
 from blades_dist.evaluate.testset import prepare_testset
 from blades_dist.progress import Say
 
