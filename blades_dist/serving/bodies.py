@@ -83,7 +83,7 @@ async def many_images(request: Request, most: int) -> tuple[list[Upload], str | 
     """
     kind = _kind(request)
     if kind == "multipart/form-data":
-        # One above the bound, so that too many are told from a damaged form.
+        # Far above the bound, so that too many files are answered as such and not as a damaged form.
         async with request.form(max_files=10 * most, max_fields=8) as form:
             files = [value for value in form.getlist("file") if isinstance(value, UploadFile)]
             _check_count(len(files), most, "the form has no file in a field named 'file'")

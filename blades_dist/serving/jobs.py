@@ -163,8 +163,8 @@ class JobStore:
         """A new job, which begins by itself.
 
         Raises:
-            Refused: 429 when there are too many, 413 when its images and those that wait are too large, 403 for a
-                webhook that is not allowed.
+            Refused: 429 when there are too many jobs, or its images and those that wait are too large together; 403 for
+                a webhook that is not allowed.
         """
         if webhook is not None:
             self._webhooks.check(webhook)
