@@ -7,10 +7,16 @@ import functools
 import itertools
 import re
 import tomllib
+import typing
 from collections import Counter
+from collections.abc import Collection
 
 import pytest
 
+from blades_dist.config import BilevelConfig, ImageTowerConfig, ImportConfig, IngestConfig, TextTowerConfig
+from blades_dist.data.records import REASONS
+from blades_dist.perturb import PLATFORMS
+from blades_dist.serving.environment import ENVIRONMENT
 from tests.pages import ELSEWHERE, ROOT, Page, repository
 
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -104,6 +110,31 @@ def test_documents_that_the_code_names_exist() -> None:
     for path, text in repository().items():
         for name in re.findall(r"\bdocs/\w+\.md", text):
             assert (ROOT / name).exists(), f"{path} names {name}"
+
+
+TABLES = [
+    ("docs/data.md", "reason", REASONS),
+    ("docs/data.md", "locator", typing.get_args(IngestConfig.model_fields["locator"].annotation)),
+    ("docs/sources.md", "format", set(typing.get_args(IngestConfig.model_fields["format"].annotation)) - {"auto"}),
+    ("docs/imports.md", "`format`", set(typing.get_args(ImportConfig.model_fields["format"].annotation)) - {"auto"}),
+    ("docs/weights.md", "weighting", typing.get_args(BilevelConfig.model_fields["weighting"].annotation)),
+    ("docs/models.md", "`model.image.preset`", typing.get_args(ImageTowerConfig.model_fields["preset"].annotation)),
+    ("docs/models.md", "`model.text.kind`", typing.get_args(TextTowerConfig.model_fields["kind"].annotation)),
+    ("docs/pretraining.md", "`bilevel.route`", typing.get_args(BilevelConfig.model_fields["route"].annotation)),
+    ("docs/robustness.md", "platform", PLATFORMS),
+]
+
+
+@pytest.mark.parametrize(("path", "heading", "names"), TABLES)
+def test_a_table_has_a_row_for_each_name_of_the_code(path: str, heading: str, names: Collection[str]) -> None:
+    table = re.search(rf"^\| {re.escape(heading)} \|.*\n\|[-|]+\n((?:\|.*\n)+)", page(path).text, re.MULTILINE)
+    rows = [re.match(r"\| `?([\w.]+)`?", row)[1] for row in table[1].splitlines()]
+    assert sorted(rows) == sorted(names)
+
+
+def test_the_environment_of_a_cluster_is_the_one_that_the_job_sets() -> None:
+    shown = re.findall(r"^    (RAY_\w+)=(.*)$", page("docs/serving.md").text, re.MULTILINE)
+    assert dict(shown) == ENVIRONMENT
 
 
 def test_no_exception_is_left_without_its_use() -> None:
