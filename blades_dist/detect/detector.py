@@ -24,7 +24,8 @@ from blades_dist.detect.card import model_card
 from blades_dist.detect.consistency import ConsistencyCalibration
 from blades_dist.detect.heads import Head, head_from_tensors
 from blades_dist.detect.info import DetectorInfo, migrate
-from blades_dist.models.export import DESCRIPTION, WEIGHTS, FrozenEncoder, load_encoder, save_encoder
+from blades_dist.models.encoder_info import DESCRIPTION
+from blades_dist.models.export import WEIGHTS, FrozenEncoder, load_encoder, save_encoder
 from blades_dist.tasks import TASKS
 
 ReadOuts = dict[str, dict[str, float]]

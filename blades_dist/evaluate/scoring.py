@@ -18,7 +18,8 @@ from blades_dist.detect.fit import CALIBRATE
 from blades_dist.detect.heads import HEADS
 from blades_dist.evaluate.candidates import CandidateDetector, LoadedBundle, Scorer
 from blades_dist.evaluate.predictions import Pair, Predictions
-from blades_dist.models.export import DESCRIPTION, WEIGHTS
+from blades_dist.models.encoder_info import DESCRIPTION
+from blades_dist.models.export import WEIGHTS
 from blades_dist.progress import Say
 
 SPLIT = "test"

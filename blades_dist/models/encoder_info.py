@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from blades_dist.config import Resize
 
 SCHEMA_VERSION: Final = 2
+DESCRIPTION = "encoder.json"
 
 
 class EncoderInfo(BaseModel):

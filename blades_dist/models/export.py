@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from blades_dist.files import write_atomically
-from blades_dist.models.encoder_info import EncoderInfo, read_info
+from blades_dist.models.encoder_info import DESCRIPTION, EncoderInfo, read_info
 from blades_dist.models.frozen import FrozenEncoder, digest
 from blades_dist.models.joint import JointModel, eager
 from blades_dist.models.towers import empty_tower
@@ -27,7 +27,6 @@ __all__ = [
 ]
 
 WEIGHTS = "encoder.safetensors"
-DESCRIPTION = "encoder.json"
 HUB = "hf:"
 
 

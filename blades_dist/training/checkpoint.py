@@ -1,4 +1,4 @@
-"""What a checkpoint holds, without pickles and independent of the number of workers; ``store`` keeps them on disk.
+"""What a checkpoint holds, without pickles and for any number of workers; ``checkpoint_io`` keeps it on disk.
 
 Tensors by name: ``model.*`` (parameters and buffers), ``optimizer.*`` (AdamW's moments under the parameters' names,
 whole, whatever the ZeRO stage), and where workers' buffers differ (BatchNorm over each worker's own rows) also
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from blades_dist.data.order import Position
 from blades_dist.distributed import World
 from blades_dist.models.batchnorm import BatchNorm2d
+from blades_dist.training.checkpoint_io import Snapshot
 
 MODEL, OPTIMIZER, BUFFERS = "model.", "optimizer.", "buffers."
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -48,15 +49,6 @@ class Stateful(Protocol):
     def optimizer_state(self) -> dict[str, Tensor]: ...
 
     def load_optimizer_state(self, state: dict[str, Tensor]) -> None: ...
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """One worker's share of the tensors, copied to the CPU, and the state that all have in common (JSON values)."""
-
-    step: int
-    tensors: dict[str, Tensor]
-    state: dict[str, Any]
 
 
 def snapshot(

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from blades_dist.distributed import World
 from blades_dist.files import sync_folder
-from blades_dist.training.checkpoint import Snapshot
 
 FOLDER = "checkpoints"  # in a run folder
 INDEX = "checkpoint.json"
@@ -32,6 +31,15 @@ DAMAGED = "damaged-"
 
 class DamagedError(ValueError):
     """A checkpoint is not what was written; says which file and how it can be told."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One worker's share of the tensors, copied to the CPU, and the state that all have in common (JSON values)."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
 
 
 @dataclass(frozen=True)

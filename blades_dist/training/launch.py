@@ -16,13 +16,12 @@ from blades_dist.config import PretrainConfig
 from blades_dist.data.order import global_batches
 from blades_dist.data.records import read_manifest
 from blades_dist.files import alone
-from blades_dist.models.export import DESCRIPTION
+from blades_dist.models.encoder_info import DESCRIPTION
 from blades_dist.settings import ConfigError
 from blades_dist.training import checkpoint_io, provenance
+from blades_dist.training.entry import STOPPED, pretrain_worker
 from blades_dist.training.loggers import check_loggers
 from blades_dist.training.stopping import SignalHandler
-from blades_dist.training.validate import plot_trajectories, summary
-from blades_dist.training.worker import STOPPED, pretrain_worker
 
 
 class RunStoppedError(Exception):
@@ -91,6 +90,8 @@ def pretrain(config: PretrainConfig) -> Path:
             at = checkpoint_io.saved(folder / checkpoint_io.FOLDER)
             where = f"checkpoint {at[0]}" if at else "before its first checkpoint"
             raise RunInterruptedError(f"stopped at {where}; the same command goes on from there", handler.number)
+    from blades_dist.training.validate import plot_trajectories, summary  # here: matplotlib and the models are heavy
+
     plot_trajectories(folder)
     print(summary(folder))
     return folder

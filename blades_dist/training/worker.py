@@ -1,6 +1,6 @@
 """Ray Train's function: what one worker does from the first step, or the last checkpoint, to the exported encoder.
 
-Top-down: ``pretrain_worker`` sets up, ``Trainer.train`` is the loop (load, step, save, validate), ``export`` ends it.
+Top-down: ``train_worker`` sets up, ``Trainer.train`` is the loop (load, step, save, validate), ``export`` ends it.
 The learning rate is a function of the step, so resuming needs no scheduler.
 """
 
@@ -28,6 +28,7 @@ from blades_dist.ray_private import mute_train_reports
 from blades_dist.training import checkpoint
 from blades_dist.training.checkpoint import Progress, Skipped
 from blades_dist.training.determinism import prepare_environment
+from blades_dist.training.entry import STOPPED
 from blades_dist.training.guard import NonFinite, check_equal
 from blades_dist.training.loggers import open_loggers
 from blades_dist.training.prefetch import Faces, Feed, Waits
@@ -40,11 +41,10 @@ from blades_dist.training.validate import validate
 
 VALIDATION_ROWS = 20_000  # enough for intervals of +-0.7%; more would keep the other ranks waiting
 TRAIN, VAL = 0, 1  # which stream a random decision belongs to
-STOPPED = "stopped.json"  # in the run folder, when the guard ended the run
 PREEMPTION_SECONDS = 2.0  # between questions whether a node is about to be preempted: a call to another process
 
 
-def pretrain_worker(settings: dict[str, Any]) -> None:
+def train_worker(settings: dict[str, Any]) -> None:
     """Runs on every worker of a group; ``settings``: ``config``, a dumped ``PretrainConfig``; the driver's
     ``stop_signal`` and ``command``."""
     mute_train_reports()  # they would stand between the run's own lines

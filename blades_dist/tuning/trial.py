@@ -8,7 +8,7 @@ from ray import tune
 from ray.tune.trainable import wrap_function
 
 from blades_dist.files import write_atomically
-from blades_dist.models.export import DESCRIPTION
+from blades_dist.models.encoder_info import DESCRIPTION
 from blades_dist.training.worker import STOPPED
 from blades_dist.tuning.features import faces_of
 from blades_dist.tuning.objective import score, terms

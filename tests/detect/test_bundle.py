@@ -11,7 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 from blades_dist.detect.detector import CARD, FILES, HEAD, INDEX, Detector, load_detector, save_detector
 from blades_dist.detect.info import migrate
-from blades_dist.models.export import DESCRIPTION, WEIGHTS
+from blades_dist.models.encoder_info import DESCRIPTION
+from blades_dist.models.export import WEIGHTS
 from blades_dist.testing.toy_detector import SIZE, tiny_encoder, toy_detector, unit_rows, write_bundle
 
 KINDS = ("oc", "mahalanobis", "knn", "bc")

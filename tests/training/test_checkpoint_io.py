@@ -18,7 +18,8 @@ from torch import Tensor
 from blades_dist.distributed import World
 from blades_dist.testing.gloo import GlooPool
 from blades_dist.training import checkpoint_io
-from blades_dist.training.checkpoint import Snapshot, shares
+from blades_dist.training.checkpoint import shares
+from blades_dist.training.checkpoint_io import Snapshot
 
 CPU = torch.device("cpu")
 
@@ -93,7 +94,7 @@ import sys, torch
 from pathlib import Path
 from blades_dist.distributed import World
 from blades_dist.training import checkpoint_io
-from blades_dist.training.checkpoint import Snapshot
+from blades_dist.training.checkpoint_io import Snapshot
 folder, first = Path(sys.argv[1]), int(sys.argv[2])
 writer = checkpoint_io.Writer(folder, World(), torch.device("cpu"), keep=2)
 for step in range(first, 10**6):

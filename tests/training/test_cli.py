@@ -13,7 +13,7 @@ from blades_dist.config import PretrainConfig
 from blades_dist.distributed import World
 from blades_dist.settings import ConfigError
 from blades_dist.training import checkpoint_io
-from blades_dist.training.checkpoint import Snapshot
+from blades_dist.training.checkpoint_io import Snapshot
 from blades_dist.training.cli import continued, read_arguments, resumed
 from blades_dist.training.provenance import CONFIG
 
