@@ -13,8 +13,9 @@ from blades_dist.testing.exif_cases import VALID, check_reader, files
 from tests.work import lines_run
 
 CASES = int(os.environ.get("BLADES_FUZZ_CASES", 500))
-# ``check_reader`` reads a file three times. What a reading costs beside the file's own bytes, and a byte (a fill byte before
-# a JPEG's segment costs most), in lines of code that run; whoever looks at every pair of bytes needs many times as many.
+# ``check_reader`` reads a file three times. What a reading costs beside the file's own bytes, and a byte (a fill byte
+# before a JPEG's segment costs most), in lines of code that run; whoever looks at every pair of bytes needs many times
+# as many.
 LINES, LINES_A_BYTE = 500, 20
 
 
