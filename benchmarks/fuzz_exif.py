@@ -14,7 +14,7 @@ import time
 
 from hypothesis import HealthCheck, given, settings
 
-from blades_dist.testing.exif_cases import check, files
+from blades_dist.testing.exif_cases import check_reader, files
 
 
 def main() -> int:
@@ -31,7 +31,7 @@ def main() -> int:
         # CPU time, and no collection of Hypothesis' own garbage: neither is the reader's.
         gc.disable()
         peak, begin = _peak_kibibytes(), time.thread_time()
-        check(data)
+        check_reader(data)
         spent.append(time.thread_time() - begin)
         growth = max(growth, _peak_kibibytes() - peak)
         gc.enable()

@@ -85,7 +85,7 @@ def files(draw: st.DrawFn) -> bytes:
     return block if container == "bare" else draw(st.sampled_from([b"II*\0", b"MM\0*"])) + block
 
 
-def check(data: bytes) -> None:
+def check_reader(data: bytes) -> None:
     """The reader's promise on any bytes: every tag, each absent, plausible or a word of its vocabulary."""
     raw = exif.read_exif(data)
     assert tuple(raw) == TAGS

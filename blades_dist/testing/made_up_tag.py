@@ -32,4 +32,6 @@ def made_up_tags(folder: Path, *rows: str) -> dict[str, str]:
     added = "".join(f"tags.EXIF_TAGS += ({row},)\n" for row in rows)
     (folder / "sitecustomize.py").write_text("from blades_dist import tags\nfrom blades_dist.tags import *\n\n" + added)
     path = [str(folder), str(_ROOT), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+    environment.pop("RAY_ADDRESS", None)  # a cluster that runs already has the table without them
+    return environment

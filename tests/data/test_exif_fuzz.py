@@ -9,25 +9,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blades_dist.data import exif, exif_reader
-from blades_dist.testing.exif_cases import VALID, check, files
+from blades_dist.testing.exif_cases import VALID, check_reader, files
 from tests.work import lines_run
 
 CASES = int(os.environ.get("BLADES_FUZZ_CASES", 500))
-# ``check`` reads a file three times. What a reading costs beside the file's own bytes, and a byte (a fill byte before a
-# JPEG's segment costs most), in lines of code that run; whoever looks at every pair of bytes needs many times as many.
+# ``check_reader`` reads a file three times. What a reading costs beside the file's own bytes, and a byte (a fill byte
+# before a JPEG's segment costs most), in lines of code that run; whoever looks at every pair of bytes needs many times
+# as many.
 LINES, LINES_A_BYTE = 500, 20
 
 
 @settings(max_examples=CASES, database=None, suppress_health_check=list(HealthCheck))
 @given(files())
 def test_the_reader_keeps_its_promise(data: bytes) -> None:
-    lines_run(partial(check, data), LINES + LINES_A_BYTE * len(data))
+    lines_run(partial(check_reader, data), LINES + LINES_A_BYTE * len(data))
 
 
 @settings(max_examples=300)
 @given(st.binary(max_size=300), st.sampled_from([b"", b"\xff\xd8\xff\xe1\x01\x00Exif\0\0", b"II*\0", b"MM\0*"]))
 def test_on_any_bytes(data: bytes, opening: bytes) -> None:
-    check(opening + data)
+    check_reader(opening + data)
 
 
 def test_the_valid_block_is_understood() -> None:
@@ -48,12 +49,12 @@ def test_large_files_cost_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     directories = 2 * 12 * exif_reader._MAX_ENTRIES
     monkeypatch.setattr(exif_reader, "_MAX_SEGMENTS", limit)
     for data in hostile:
-        lines_run(partial(check, data), LINES + LINES_A_BYTE * directories + 30 * limit)
+        lines_run(partial(check_reader, data), LINES + LINES_A_BYTE * directories + 30 * limit)
         tracemalloc.start()
-        check(data)
+        check_reader(data)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 2**16, "the file is not copied"
     monkeypatch.undo()
     for data in hostile:
-        check(data)
+        check_reader(data)
