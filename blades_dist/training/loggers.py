@@ -130,7 +130,7 @@ class ResumedLogger:
 
     def log(self, step: int, values: Scalars) -> None:
         if step > self._step:
-            self._logger.scalars(step, values)
+            self._logger.log(step, values)
 
     def close(self) -> None:
         self._logger.close()
