@@ -16,7 +16,7 @@ RAY = {
     "training/launch.py",
     "training/stopping.py",
 }
-RAY |= {"detect/extract.py", "detect/sweep.py"}
+RAY |= {"detect/extract.py", "detect/fitting.py"}
 RAY_FOLDERS = ("serving/", "tuning/")
 
 

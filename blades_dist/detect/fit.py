@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from blades_dist.detect.consistency import calibrate_consistency
 from blades_dist.detect.detector import Detector, save_detector
 from blades_dist.detect.extract import Request, extract
 from blades_dist.detect.features import FeatureSet
-from blades_dist.detect.fitting import Fitted, chosen_generators, fit_real, fit_with_generated, likelihood_of
-from blades_dist.detect.heads import Head
+from blades_dist.detect.fitting import chosen_generators, fit_real, fit_with_generated, likelihood_of
+from blades_dist.detect.heads.base import Fitted, Head, Say
 from blades_dist.detect.imports.folder import ENCODER as IMPORTED_ENCODER
 from blades_dist.detect.imports.folder import load_import
 from blades_dist.detect.info import (
@@ -36,7 +35,6 @@ FIT, CALIBRATE, MEASURE = "train", "calibration", "val"  # the test split stays 
 LEAVE_ONE_OUT = "leave_one_out.json"  # in the folder of such a fit: generator to folder of its bundle
 HUGGING_FACE = "hf:"
 _QUANTILES = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -62,10 +60,9 @@ def fit_detector(config: FitConfig, say: Say = print) -> dict[str, DetectorInfo]
     check_inputs(config, folder)
     encoder = load_encoder(folder)
     real = real_faces(config, folder, say)
-    if config.kind != "bc":
+    if config.generated is None:
         fitted = fit_real(config, real.splits[FIT], say)
         return {config.output.name: save_detector(config.output, assemble(config, encoder, real, fitted))}
-    assert config.generated is not None  # FitConfig checks it
     digest = _manifest(config.generated, "generated", "generated").digest()
     (generated,) = extract([Request(folder, config.generated, FIT)], config.extract, say)
     generated = chosen_generators(generated, config.generators, f"split {FIT} of {config.generated}")
@@ -73,7 +70,7 @@ def fit_detector(config: FitConfig, say: Say = print) -> dict[str, DetectorInfo]
     likelihood = likelihood_of(config, real.splits[FIT], say)
     written = {}
     for output, faces in outputs.items():
-        fitted = fit_with_generated(config, real.splits[FIT], likelihood, faces, digest, say, told("epoch", say))
+        fitted = fit_with_generated(config, real.splits[FIT], likelihood, faces, digest, say)
         detector = assemble(config, encoder, real, fitted)
         output.parent.mkdir(parents=True, exist_ok=True)
         written[output.name] = save_detector(output, detector)
@@ -96,14 +93,13 @@ def calibrate_import(config: ImportConfig, say: Say = print) -> DetectorInfo:
     imported, output = load_import(config.output), config.output / "detector"
     encoder = config.output / IMPORTED_ENCODER
     given = {name: getattr(config, name) for name in OperatingConfig.model_fields}
-    if imported.head is None or imported.head_kind is None:
+    if imported.head is None:
         fit = FitConfig(encoder=str(encoder), shards=config.shards, output=output, oc=config.oc, **given)
         return fit_detector(fit, say)[output.name]
     calibration = CalibrationConfig(shards=config.shards, output=output, **given)
     check_inputs(calibration, encoder)
     real = real_faces(calibration, encoder, say, fit=False)
-    fitted = Fitted(imported.head_kind, imported.head)
-    return save_detector(output, assemble(calibration, imported.encoder, real, fitted))
+    return save_detector(output, assemble(calibration, imported.encoder, real, Fitted(imported.head)))
 
 
 def check_inputs(config: CalibrationConfig, encoder: Path) -> None:
@@ -176,7 +172,7 @@ def assemble(config: CalibrationConfig, encoder: FrozenEncoder, real: RealFaces,
         figures[f"{MEASURE}_fpr_of_a_threshold_from_{FIT}"] = float((scores[MEASURE] < naive).mean())
     n = len(scores[MEASURE])
     info = DetectorInfo(
-        kind=fitted.kind,
+        kind=head.kind,
         covariance=getattr(head, "covariance", None),
         fpr=config.fpr,
         unsure_fpr=config.unsure_fpr,
@@ -249,20 +245,6 @@ def summary(output: Path, info: DetectorInfo) -> list[str]:
         lines.append(f"with re-encodings, of photographs on {MEASURE}: called AI-generated {info.flagged_rate}")
         lines.append(f"no verdict for {info.unsure_rate}")
     return [*lines, f"bundle: {output} ({output / 'README.md'} is its model card)"]
-
-
-def told(what: str, say: Say) -> Callable[[int, int], None]:
-    """Progress as lines, one a tenth of the way."""
-    last = -1
-
-    def progress(done: int, total: int) -> None:
-        nonlocal last
-        tenth = 10 * done // max(1, total)
-        if tenth > last:
-            last = tenth
-            say(f"{what}: {done} of {total}")
-
-    return progress
 
 
 def _without_each(output: Path, generated: FeatureSet) -> dict[Path, FeatureSet]:

@@ -22,6 +22,7 @@ from ray.serve.handle import DeploymentHandle
 
 from blades_dist.config.serve import ServiceConfig
 from blades_dist.detect.detector import Detector, FaceResult, load_detector
+from blades_dist.detect.heads import HEADS
 from blades_dist.detect.inspect import reference, report
 from blades_dist.detect.preprocess import Prepared, Unusable
 from blades_dist.serving import kserve, logs
@@ -30,14 +31,6 @@ from blades_dist.serving.batching import Together
 from blades_dist.serving.drift import Drift, calibration_histogram
 from blades_dist.serving.metrics import ModelMetrics
 from blades_dist.serving.schema import ModelInfo, OperatingPointInfo
-
-_UNITS = {
-    "oc": "log-likelihood (nats)",
-    "mahalanobis": "negative squared Mahalanobis distance",
-    "knn": "negative distance to the nearest real faces",
-    "bc": "logit of photograph",
-    "linear": "logit of photograph",
-}
 
 
 def describe(name: str, default: bool, detector: Detector) -> ModelInfo:
@@ -53,7 +46,7 @@ def describe(name: str, default: bool, detector: Detector) -> ModelInfo:
         calibration_faces=info.calibration.n,
         operating_points=[OperatingPointInfo(fpr=p.fpr, threshold=p.threshold) for p in info.operating_points],
         labels=info.labels,
-        score_unit=_UNITS[info.kind],
+        score_unit=HEADS[info.kind].unit,
         histogram=calibration_histogram(detector.calibration.scores),
     )
 

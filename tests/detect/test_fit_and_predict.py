@@ -47,7 +47,7 @@ def world(tmp_path_factory, ray_cluster):
 
 
 def _config(root, **values):
-    oc = {"components": [1, 2], "pca": 4, "starts": 1}
+    oc = {"n_components": [1, 2], "n_pca_components": 4, "n_init": 1}
     defaults = {"encoder": str(root / "encoder"), "shards": root / "shards", "output": root / "detector", "oc": oc}
     return FitConfig.model_validate(defaults | values)
 
@@ -187,15 +187,15 @@ def test_other_heads(world, kind):
 
 
 def test_fit_job(world, tmp_path):
-    common = [f"encoder={world / 'encoder'}", f"shards={world / 'shards'}", "oc.components=[1, 2]", "oc.starts=1"]
-    done = run_job("fit_detector.py", *common, "oc.pca=4", f"output={tmp_path / 'd'}")
+    common = [f"encoder={world / 'encoder'}", f"shards={world / 'shards'}", "oc.n_components=[1, 2]", "oc.n_init=1"]
+    done = run_job("fit_detector.py", *common, "oc.n_pca_components=4", f"output={tmp_path / 'd'}")
     assert done.returncode == 0, done.stderr
     assert "bic" in done.stdout and str(tmp_path / "d") in done.stdout and "95% interval" in done.stdout
     # The same faces, configuration and seed give the same decisions.
     rows = np.random.default_rng(0).normal(size=(9, 16)).astype(np.float32)
     assert np.array_equal(load_detector(tmp_path / "d").score(rows), load_detector(world / "detector").score(rows))
     for wrong, message in (
-        ([*common, "oc.pca=99"], "oc.pca=99"),
+        ([*common, "oc.n_pca_components=99"], "oc.n_pca_components=99"),
         ([*common, "fpr=0.0001"], "ingest at least 9999"),
         ([*common[1:], f"encoder={tmp_path}"], "encoder.json is missing"),
     ):

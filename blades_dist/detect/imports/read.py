@@ -8,9 +8,9 @@ from typing import Any
 from transformers import ResNetConfig, ResNetModel
 
 from blades_dist.config import ImportConfig, Resize
+from blades_dist.detect.heads.linear import LinearHead
 from blades_dist.detect.imports.blades import read_released, unwrapped
 from blades_dist.detect.imports.folder import Imported, load_import, save_import
-from blades_dist.detect.linear import LinearHead
 from blades_dist.models.clip_layout import image_tower
 from blades_dist.models.convert import State, fill, read_state
 from blades_dist.models.encoder_info import EncoderInfo
