@@ -12,7 +12,8 @@ def main() -> int:
     options = _options()
     from blades_dist.data.sources.folder import image_files
     from blades_dist.detect.detector import load_detector
-    from blades_dist.detect.inspect import HOW_TO_READ, ImageReport, inspect_files, lines, reference
+    from blades_dist.detect.inspect import HOW_TO_READ, inspect_files, lines, reference
+    from blades_dist.detect.schema import ImageReport
 
     try:
         detector = load_detector(options.detector)

@@ -58,10 +58,10 @@ class OperatingConfig(Config):
     @field_validator("re_encodings")
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        from blades_dist.perturb import check
+        from blades_dist.perturb import check_spec
 
         for name in value:
-            check(name)
+            check_spec(name)
         return value
 
 

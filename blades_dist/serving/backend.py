@@ -61,7 +61,7 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Given:
+class ModelReport:
     """A model's report, and the id of the detector that answers now: another one where the crops were for an older."""
 
     report: ImageReport

@@ -15,10 +15,10 @@ from ray.serve.handle import DeploymentHandle
 
 from blades_dist.config.serve import ServiceConfig
 from blades_dist.detect.info import Preprocessing
-from blades_dist.detect.preprocess import Prepared, Unusable
+from blades_dist.detect.preprocess import PreprocessedImage, Unusable
 from blades_dist.serving import logs
 from blades_dist.serving.api import make_api
-from blades_dist.serving.backend import Answered, Given, Inferred, Options, Spec, Stale
+from blades_dist.serving.backend import Answered, Inferred, ModelReport, Options, Spec, Stale
 from blades_dist.serving.bodies import Upload
 from blades_dist.serving.decoding import DecodeProcess
 from blades_dist.serving.environment import direct
@@ -44,11 +44,13 @@ class Decode:
 
     async def prepare(
         self, data: bytes, how: Preprocessing, whole: bool, locator_model: str | None
-    ) -> Prepared | Unusable:
+    ) -> PreprocessedImage | Unusable:
         """A file's crops, or why there are none."""
         return await asyncio.to_thread(self._prepare, data, how, whole, locator_model)
 
-    def _prepare(self, data: bytes, how: Preprocessing, whole: bool, locator_model: str | None) -> Prepared | Unusable:
+    def _prepare(
+        self, data: bytes, how: Preprocessing, whole: bool, locator_model: str | None
+    ) -> PreprocessedImage | Unusable:
         begin, failures = time.perf_counter(), self._process.failures
         found = self._process.prepare(data, how, whole, locator_model)
         self._metrics.decoded(time.perf_counter() - begin, self._process.failures - failures)
@@ -78,7 +80,7 @@ class Parts:
             ready = time.perf_counter()
             found = await self._judged(handle, prepared, spec, options)
             prepare, score = prepare + ready - begin, score + time.perf_counter() - ready
-            if isinstance(found, Given):
+            if isinstance(found, ModelReport):
                 if found.newest != spec.info.detector.id:
                     self._specs.pop(name, None)  # the next request is for that one
                 return Answered(found.report, prepare, score)
@@ -117,17 +119,17 @@ class Parts:
             self._specs[name] = await called(self._models[name], "describe")
         return self._specs[name]
 
-    async def _prepared(self, data: bytes, spec: Spec, whole: bool) -> Prepared:
+    async def _prepared(self, data: bytes, spec: Spec, whole: bool) -> PreprocessedImage:
         how, model = spec.preprocessing, spec.locator_model
-        found: Prepared | Unusable = await called(self._decode, "prepare", data, how, whole, model)
+        found: PreprocessedImage | Unusable = await called(self._decode, "prepare", data, how, whole, model)
         if isinstance(found, Unusable):
             raise unusable(found.reason, found.detail)
         return found
 
     async def _judged(
-        self, handle: DeploymentHandle, prepared: Prepared, spec: Spec, options: Options
-    ) -> Given | Stale:
-        found: Given | Stale | Unusable = await called(
+        self, handle: DeploymentHandle, prepared: PreprocessedImage, spec: Spec, options: Options
+    ) -> ModelReport | Stale:
+        found: ModelReport | Stale | Unusable = await called(
             handle, "judge", prepared, options.fpr, spec.key, options.request_id
         )
         if isinstance(found, Unusable):

@@ -24,9 +24,9 @@ from blades_dist.config.serve import ServiceConfig
 from blades_dist.detect.detector import Detector, FaceResult, load_detector
 from blades_dist.detect.heads import HEADS
 from blades_dist.detect.inspect import reference, report
-from blades_dist.detect.preprocess import Prepared, Unusable
+from blades_dist.detect.preprocess import PreprocessedImage, Unusable
 from blades_dist.serving import kserve, logs
-from blades_dist.serving.backend import Given, Inferred, Spec, Stale
+from blades_dist.serving.backend import Inferred, ModelReport, Spec, Stale
 from blades_dist.serving.batching import Together
 from blades_dist.serving.drift import Drift, calibration_histogram
 from blades_dist.serving.metrics import ModelMetrics
@@ -57,7 +57,7 @@ SHADOW_AT_ONCE = 4  # requests whose faces wait for the shadow; those beyond are
 
 
 @dataclass(frozen=True)
-class Bundle:
+class ServedDetector:
     """A loaded detector under its name."""
 
     name: str
@@ -80,7 +80,7 @@ class Bundle:
 class _Face:
     """One face on its way through a batch."""
 
-    bundle: Bundle
+    bundle: ServedDetector
     crop: np.ndarray
     fpr: float
     wanted: bool = True
@@ -97,8 +97,8 @@ class Model:
         if background:
             os.nice(10)  # the shadow never takes a core from those whose answers are waited for
         self._metrics = ModelMetrics(name)
-        self._bundle: Bundle | None = None
-        self._old: Bundle | None = None
+        self._bundle: ServedDetector | None = None
+        self._old: ServedDetector | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._shadowed = 0
         # On a CPU every face is computed alone, so it begins as soon as a thread is free; twice as many are under way,
@@ -127,7 +127,9 @@ class Model:
         """The bundle that answers now."""
         return self._current.spec
 
-    async def judge(self, prepared: Prepared, fpr: float | None, key: str, request_id: str) -> Given | Stale | Unusable:
+    async def judge(
+        self, prepared: PreprocessedImage, fpr: float | None, key: str, request_id: str
+    ) -> ModelReport | Stale | Unusable:
         """The report on a file whose crops were made for the bundles of that key."""
         bundle = self._bundle_of(key)
         if bundle is None:
@@ -143,7 +145,7 @@ class Model:
             logs.event("drift", logging.WARNING, model=self._name, index=index, alarm=self._config.drift_alarm)
         if self._shadow is not None:
             self._later(self._compare(self._shadow, prepared.crops, rate, results, request_id))
-        return Given(report(bundle.detector, prepared, results), self._current.detector.id)
+        return ModelReport(report(bundle.detector, prepared, results), self._current.detector.id)
 
     async def infer(self, crops: np.ndarray, fpr: float | None) -> Inferred | Unusable:
         """Scores of (n, 3, S, S) crops without their re-encodings."""
@@ -167,14 +169,14 @@ class Model:
         return await self._judged(self._current, views, fpr)
 
     @property
-    def _current(self) -> Bundle:
+    def _current(self) -> ServedDetector:
         assert self._bundle is not None, "Serve calls reconfigure before anything else"
         return self._bundle
 
-    def _bundle_of(self, key: str) -> Bundle | None:
+    def _bundle_of(self, key: str) -> ServedDetector | None:
         return next((item for item in (self._bundle, self._old) if item is not None and item.spec.key == key), None)
 
-    def _load(self, folder: Path) -> Bundle:
+    def _load(self, folder: Path) -> ServedDetector:
         detector = load_detector(folder)
         if self._config.gpu:
             detector.encoder.to("cuda")
@@ -183,7 +185,7 @@ class Model:
         empty = np.zeros((1, views, 3, shape.image_size, shape.image_size), str(kind).removeprefix("torch."))
         detector.detect(empty)  # what is made at the first use is no request's time
         drift = Drift(detector.calibration.scores, self._config.drift_window, self._config.drift_alarm)
-        bundle = Bundle(self._name, self._name == self._config.name, detector, drift)
+        bundle = ServedDetector(self._name, self._name == self._config.name, detector, drift)
         _ = bundle.spec
         return bundle
 
@@ -201,7 +203,7 @@ class Model:
         if self._bundle is loaded:
             self._old = None
 
-    async def _judged(self, bundle: Bundle, crops: np.ndarray, fpr: float) -> list[FaceResult]:
+    async def _judged(self, bundle: ServedDetector, crops: np.ndarray, fpr: float) -> list[FaceResult]:
         faces = [_Face(bundle, crop, fpr) for crop in crops]
         try:
             return list(await asyncio.gather(*(self._batch(face) for face in faces)))

@@ -19,7 +19,9 @@ from blades_dist.data.read import read_split
 from blades_dist.detect.detector import load_detector
 from blades_dist.detect.extract import Request, extract
 from blades_dist.detect.fit import LEAVE_ONE_OUT, fit_detector
-from blades_dist.detect.inspect import ImageReport, Unusable, inspect_files, lines, prepare
+from blades_dist.detect.inspect import inspect_files, lines
+from blades_dist.detect.preprocess import Unusable, preprocess
+from blades_dist.detect.schema import ImageReport
 from blades_dist.models.export import save_encoder
 from blades_dist.tasks import TAGS
 from blades_dist.testing.toy_detector import SIZE, tiny_encoder, write_photographs, write_shards
@@ -138,7 +140,7 @@ def test_prepared_crops_are_the_stored_ones(world):
     for path, stored in zip(batch["paths"], batch["images"], strict=True):
         file = world / "photos" / path
         sidecar = file.with_name(f"{file.stem}.faces.json").read_bytes()
-        prepared = prepare(file.read_bytes(), detector.info.preprocessing, *LIMITS, sidecar)
+        prepared = preprocess(file.read_bytes(), detector.info.preprocessing, *LIMITS, sidecar)
         assert np.array_equal(prepared.crops[0, 0], stored) and prepared.faces_from == "sidecar"
         assert prepared.crops.shape == (1, 4, 3, SIZE, SIZE)
 
@@ -294,12 +296,12 @@ def test_whole_image_and_small_faces(world, folder):
     detector = load_detector(world / "detector")
     how = detector.info.preprocessing
     data = (folder / "0302.jpg").read_bytes()
-    whole = prepare(data, how, *LIMITS, whole=True)
+    whole = preprocess(data, how, *LIMITS, whole=True)
     assert whole.faces_from == "whole image" and whole.faces[0].box == (0, 0, 128, 128)
     ((_, answer),) = inspect_files(detector, [folder / "0302.jpg"], *LIMITS, whole=True)
     assert isinstance(answer, ImageReport) and answer.faces[0].landmarks is None
     with pytest.raises(Rejected, match="need") as caught:
-        prepare(data, how.model_copy(update={"min_face_px": 200}), *LIMITS)
+        preprocess(data, how.model_copy(update={"min_face_px": 200}), *LIMITS)
     assert caught.value.reason == "face_too_small"
     ((_, answer),) = inspect_files(detector, [folder / "0302.jpg"], 100, 10**7)
     assert isinstance(answer, Unusable) and answer.reason == "too_large"

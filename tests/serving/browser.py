@@ -25,7 +25,9 @@ from blades_dist.detect.detector import Detector, save_detector
 from blades_dist.detect.features import FeatureSet
 from blades_dist.detect.fit import CALIBRATE, FIT, MEASURE, RealFaces, assemble
 from blades_dist.detect.heads.base import Fitted
-from blades_dist.detect.inspect import ImageReport, Prepared, prepare, report
+from blades_dist.detect.inspect import report
+from blades_dist.detect.preprocess import PreprocessedImage, preprocess
+from blades_dist.detect.schema import ImageReport
 from blades_dist.serving.api import make_api
 from blades_dist.serving.middleware import read_tokens
 from blades_dist.simulate.dataset import generated, photograph
@@ -52,7 +54,7 @@ def write_detector(folder: Path) -> None:
         found = [photograph(index, seed=5, size=64) for index in range(start, start + count)]
         start += count
         ready = [
-            prepare(one.jpeg, how.model_copy(update={"min_face_px": 16}), MAX_PIXELS, MAX_BYTES, _sidecar(one))
+            preprocess(one.jpeg, how.model_copy(update={"min_face_px": 16}), MAX_PIXELS, MAX_BYTES, _sidecar(one))
             for one in found
         ]
         features = encoder.features(torch.from_numpy(np.concatenate([one.crops for one in ready])).flatten(0, 1))
@@ -79,9 +81,9 @@ def expected(detector: Detector, data: bytes, fpr: float | None = None, whole: b
     """What the page has to show: the answer for a file's bytes without any service.
 
     Raises:
-        Rejected: as ``prepare``.
+        Rejected: as ``preprocess``.
     """
-    prepared: Prepared = prepare(data, detector.info.preprocessing, MAX_PIXELS, MAX_BYTES, whole=whole)
+    prepared: PreprocessedImage = preprocess(data, detector.info.preprocessing, MAX_PIXELS, MAX_BYTES, whole=whole)
     return report(detector, prepared, detector.detect(prepared.crops, fpr))
 
 
