@@ -28,9 +28,9 @@ import psutil
 from device import cpu_name
 from scipy.special import softmax
 
-from blades_dist.config import OneClassConfig, RayConfig
-from blades_dist.detect.one_class import MixtureFit, choose, fit_mixture, refit
-from blades_dist.detect.sweep import fit_sizes
+from blades_dist.config import MixtureConfig, RayConfig
+from blades_dist.detect.fitting import in_ray_tasks
+from blades_dist.detect.heads.mixture import MixtureFit, choose, fit_mixture, refit
 from blades_dist.raylocal import cluster
 
 CLUSTERS = 30
@@ -70,7 +70,7 @@ class Peak:
 
 def table(options: argparse.Namespace) -> str:
     """Markdown: one row for the fit that is compared with others, one for the refit on all rows."""
-    config = OneClassConfig(components=options.components, covariance="full", starts=options.starts)
+    config = MixtureConfig(n_components=options.components, covariance_type="full", n_init=options.starts)
     features = clustered(options.rows, options.dimensions)
     lines = [
         f"# Mixture of {options.components} full Gaussians on {options.rows} x {options.dimensions} features",
@@ -115,19 +115,19 @@ def table(options: argparse.Namespace) -> str:
 def sweep(options: argparse.Namespace) -> str:
     """Markdown: how busy the cores were while twenty sizes were fitted, and what each size gave."""
     features = clustered(options.rows, options.dimensions)
-    config = OneClassConfig(covariance="full", starts=options.starts)
+    config = MixtureConfig(covariance_type="full", n_init=options.starts)
     with cluster(RayConfig()):
-        fit_sizes(features[:2000], [1], config, 0, lambda _: None)  # workers have started and imported what they need
+        side_by_side(features[:2000], [1], config)  # workers have started and imported what they need
         begin, spent = time.perf_counter(), _worked()
-        found = fit_sizes(features, list(range(1, 21)), config, 0)
+        found = side_by_side(features, list(range(20, 0, -1)), config)[::-1]
         seconds, busy = time.perf_counter() - begin, _worked() - spent
     cores = os.cpu_count() or 1
     chosen = choose(found, "held_out").components
     lines = [
         f"# Sizes 1 to 20 of a full mixture on {options.rows} x {options.dimensions} features",
         "",
-        f"One Ray task of one core a size (`detect.sweep.fit_sizes`), {options.starts} starts each: {seconds:.0f} s "
-        f"in which the workers used {busy:.0f} s of CPU, {busy / seconds:.2f} of {cores} cores. The held-out "
+        f"One Ray task of one core a size (`detect.fitting.in_ray_tasks`), {options.starts} starts each: {seconds:.0f} "
+        f"s in which the workers used {busy:.0f} s of CPU, {busy / seconds:.2f} of {cores} cores. The held-out "
         f"likelihood chooses {chosen} Gaussians. Features as in mixture.md.",
         "",
         f"- device: {cpu_name()}, {cores} cores; Python {platform.python_version()}, scikit-learn "
@@ -140,6 +140,15 @@ def sweep(options: argparse.Namespace) -> str:
         f"| {fit.components} | {fit.held_out_log_likelihood:.3f} | {fit.bic:.6g} | {fit.iterations} |" for fit in found
     ]
     return "\n".join(lines) + "\n"
+
+
+def side_by_side(features: np.ndarray, sizes: list[int], config: MixtureConfig) -> list[MixtureFit]:
+    """One fit a size, as the fit job runs them."""
+
+    def one(rows: np.ndarray, size: int, threads: int | None) -> MixtureFit:
+        return fit_mixture(rows, config, 0, size, threads)
+
+    return in_ray_tasks(one, features, sizes, None, lambda fit: print(fit.line()))
 
 
 def _worked() -> float:
@@ -157,7 +166,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=130_000)
     parser.add_argument("--dimensions", type=int, default=768)
     parser.add_argument("--components", type=int, default=10)
-    parser.add_argument("--starts", type=int, default=OneClassConfig().starts)
+    parser.add_argument("--starts", type=int, default=MixtureConfig().n_init)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--write", action="store_true", help="also write the table to benchmarks/results")
     parser.add_argument("--sweep", action="store_true", help="sizes 1 to 20 instead of one")

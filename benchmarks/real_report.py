@@ -123,7 +123,7 @@ def encoders(work: Path, epochs: int) -> None:
 
 def detectors(work: Path) -> dict[str, Path]:
     """Heads on the three encoders, calibrated on photographs with EXIF that nothing was fitted to."""
-    few = ["oc={components: 1, covariance: diag}", "fpr=0.05", "re_encodings=[jpeg95, jpeg75]"]
+    few = ["oc={n_components: 1, covariance_type: diag}", "fpr=0.05", "re_encodings=[jpeg95, jpeg75]"]
     wanted = {name: (name, "oc") for name in ("learned", "untrained", "equal")}
     wanted |= {"knn": ("learned", "knn"), "mahalanobis": ("learned", "mahalanobis"), "bc": ("learned", "bc")}
     for name, (run, kind) in wanted.items():

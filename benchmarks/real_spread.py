@@ -40,13 +40,13 @@ STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
 def spread(sets: dict[str, np.ndarray]) -> str:
     """AUC of the likelihood under a diagonal Gaussian fitted to the first set, photographs above generated, with the
     variance of the other two about their own means in units of its; from features (n, D), averaged over D."""
-    from blades_dist.config import OneClassConfig
-    from blades_dist.detect.one_class import fit_one_class
+    from blades_dist.config import MixtureConfig
     from blades_dist.evaluate.bootstrap import bootstrap_metrics
     from blades_dist.evaluate.ranking import auc
     from blades_dist.evaluate.table_formats import show
+    from blades_dist.testing.toy_detector import fitted
 
-    head = fit_one_class(sets[FITTED], OneClassConfig(components=1, covariance="diag"), 0)
+    head = fitted(MixtureConfig(n_components=1, covariance_type="diag"), sets[FITTED])
     found = bootstrap_metrics([auc], head.score(sets[REAL]), [head.score(sets[GENERATED])], 2000)[0].estimate(0)
     unit = sets[FITTED].var(0)
     first, second = (float((sets[name].var(0) / unit).mean()) for name in (REAL, GENERATED))

@@ -39,7 +39,7 @@ from service_inputs import (
 from blades_dist.config import RayConfig, ServeConfig
 from blades_dist.detect.detector import Detector, load_detector
 from blades_dist.detect.inspect import report
-from blades_dist.detect.preprocess import Prepared, Unusable
+from blades_dist.detect.preprocess import PreprocessedImage, Unusable
 from blades_dist.raylocal import cluster
 from blades_dist.serving.app import running
 from blades_dist.serving.decoding import DecodeProcess
@@ -65,14 +65,16 @@ def bare(
     """Images a second from files to answers, in full batches, while the process decodes the next one: between the first
     batch, during which nothing can be done side by side, and the last. And the number of images in all."""
     how, numbers, ends = detector.info.preprocessing, iter(cycle(range(len(data)))), list[float]()
-    ahead: deque[Future[Prepared | Unusable]] = deque()
+    ahead: deque[Future[PreprocessedImage | Unusable]] = deque()
     begin, batches = time.perf_counter(), 0
     with ThreadPoolExecutor(1) as pool:
         while ahead or not batches:
             if batches < 2 or time.perf_counter() - begin < seconds:
                 more = 2 * batch - len(ahead)
                 ahead.extend(pool.submit(process.prepare, data[number], how, whole) for number in islice(numbers, more))
-            ready = [item for item in (ahead.popleft().result() for _ in range(batch)) if isinstance(item, Prepared)]
+            ready = [
+                item for item in (ahead.popleft().result() for _ in range(batch)) if isinstance(item, PreprocessedImage)
+            ]
             results = iter(detector.detect(np.concatenate([item.crops for item in ready])))
             for item in ready:
                 report(detector, item, [next(results) for _ in item.faces]).model_dump_json()
@@ -93,7 +95,7 @@ async def rates(url: str, detector: Detector, data: list[bytes], config: ServeCo
     found: Rounds = {}
     with DecodeProcess(*bounds) as process:
         ready = [process.prepare(item, how, True) for item in data]
-        crops = np.concatenate([item.crops for item in ready if isinstance(item, Prepared)])
+        crops = np.concatenate([item.crops for item in ready if isinstance(item, PreprocessedImage)])
 
         async def service(query: str) -> tuple[float, float]:
             before = cpu_seconds()
@@ -223,7 +225,7 @@ def main() -> None:
         config = ServeConfig(detector=bundle, port=free_port(), model_cpus=CORES)
         with DecodeProcess(config.max_pixels, config.max_bytes, 20, 1024) as process:
             found = [(item, process.prepare(item, detector.info.preprocessing, False)) for item in files(32, PIXELS)]
-        data = [item for item, made in found if isinstance(made, Prepared) and len(made.faces) == 1]
+        data = [item for item, made in found if isinstance(made, PreprocessedImage) and len(made.faces) == 1]
         assert len(data) > 5, "the locator finds no face"
         os.environ.update(ENVIRONMENT)
         with cluster(RayConfig(num_cpus=CORES + 2)), running(config) as url:

@@ -15,16 +15,15 @@ import inputs
 import numpy as np
 import psutil
 
-from blades_dist.config import FitConfig, ImageTowerConfig, ModelConfig, OneClassConfig, TextTowerConfig
+from blades_dist.config import FitConfig, ImageTowerConfig, MixtureConfig, ModelConfig, TextTowerConfig
 from blades_dist.detect.detector import save_detector
 from blades_dist.detect.features import FeatureSet, encode
 from blades_dist.detect.fit import CALIBRATE, FIT, MEASURE, RealFaces, assemble
-from blades_dist.detect.fitting import Fitted
-from blades_dist.detect.one_class import fit_one_class
+from blades_dist.detect.heads.base import Fitted
 from blades_dist.models.export import freeze
 from blades_dist.models.joint import build_joint_model
 from blades_dist.tasks import TAGS, task_set
-from blades_dist.testing.toy_detector import toy_manifest
+from blades_dist.testing.toy_detector import fitted, toy_manifest
 
 SIZE = 224
 _PARTS = ("ray::ServeReplica", "ray::Proxy", "serving.decoding_child")
@@ -56,12 +55,12 @@ def write_detector(folder: Path) -> None:
     real = RealFaces(
         Path("random"), toy_manifest(), splits, {name: {"jpeg75": splits[name]} for name in (CALIBRATE, MEASURE)}
     )
-    mixture = OneClassConfig(components=8, pca=64)
+    mixture = MixtureConfig(n_components=8, n_pca_components=64)
     fit = FitConfig(
         encoder="random", shards=Path("random"), output=Path("random"), oc=mixture, re_encodings=("jpeg75",)
     )
-    head = fit_one_class(splits[FIT].features, mixture, seed=0)
-    save_detector(folder, assemble(fit, encoder, real, Fitted("oc", head, {"bic": 0.0})))
+    head = fitted(mixture, splits[FIT].features)
+    save_detector(folder, assemble(fit, encoder, real, Fitted(head, {"bic": 0.0})))
 
 
 def files(count: int, size: int) -> list[bytes]:

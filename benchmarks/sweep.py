@@ -40,7 +40,7 @@ from blades_dist.tuning.detectors import Row, detector_config, encoders_of
 from blades_dist.tuning.encoders import LEDGER, search_encoders
 from blades_dist.tuning.features import by_source, extraction, faces_of
 from blades_dist.tuning.ledger import Ledger, Run
-from blades_dist.tuning.objective import area, fit_head
+from blades_dist.tuning.objective import area, trial_head
 from blades_dist.tuning.plan import ENCODERS
 from blades_dist.tuning.results import RESULT, TABLE
 from blades_dist.tuning.sweep import check, sweep
@@ -227,7 +227,7 @@ def agreement(config: SweepConfig, ledger: Ledger, rows: list[Row]) -> list[dict
             faces = faces_of(encoder, config)
             (other,) = extract([Request(encoder, config.generated, "train")], extraction(config), lambda _: None)
             for row in (row for row in fitted if row.candidate == candidate):
-                head = fit_head(detector_config(config, row.values), faces.fit, config.fit.seed, threads=1)
+                head = trial_head(detector_config(config, row.values), faces.fit, config.fit.seed, threads=1)
                 real = head.score(faces.held)
                 others = by_source(other.features, other.sources).values()
                 found.append((row, float(np.mean([area(real, head.score(part)) for part in others]))))

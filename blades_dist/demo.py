@@ -131,7 +131,7 @@ class Demo:
 
     def _detectors(self, generated: bool) -> dict[str, list[str]]:
         rows = read_manifest(self._shards(True)).rows["train"]
-        few = [f"oc.components={max(1, rows // ROWS_PER_COMPONENT)}"] if rows < 10 * ROWS_PER_COMPONENT else []
+        few = [f"oc.n_components={max(1, rows // ROWS_PER_COMPONENT)}"] if rows < 10 * ROWS_PER_COMPONENT else []
         commands = {"oc": self._fit("oc", "pretrain", *few)}
         if generated:
             bc = ["kind=bc", f"generated={self._shards(False)}", *few]

@@ -59,7 +59,7 @@ def apply(spec: str, pixels: np.ndarray, seed: int = 0) -> np.ndarray:
     Depends on (spec, pixels, seed) alone; ``seed`` (>= 0) matters to noise only.
 
     Raises:
-        ValueError: as ``check``; or the pixels are not (H, W, 3) uint8.
+        ValueError: as ``check_spec``; or the pixels are not (H, W, 3) uint8.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise ValueError(f"perturb: a picture is (H, W, 3) uint8 RGB, got {pixels.shape} {pixels.dtype}")
@@ -70,7 +70,7 @@ def apply(spec: str, pixels: np.ndarray, seed: int = 0) -> np.ndarray:
     return np.ascontiguousarray(result)
 
 
-def check(spec: str) -> None:
+def check_spec(spec: str) -> None:
     """Whether ``apply`` knows every step.
 
     Raises:

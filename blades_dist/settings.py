@@ -3,15 +3,20 @@
 import argparse
 import contextlib
 import json
+import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+_log = logging.getLogger(__name__)
 
 _OVERRIDE = re.compile(r"[a-z_][\w.]*=")
 
@@ -21,9 +26,30 @@ class ConfigError(ValueError):
 
 
 class Config(BaseModel):
-    """Base of every section: immutable, and unknown keys are refused."""
+    """Base of every section: immutable, and unknown keys are refused.
+
+    ``renamed`` maps former keys of a section to present ones. A former key is read for one version, with one line in
+    the log that names the present one, wherever a configuration comes from: a file, an override, a stored run.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    renamed: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    def sections(cls) -> dict[str, type["Config"]]:
+        """The sections inside this one by their key."""
+        found = {}
+        for name, field in cls.model_fields.items():
+            union = get_origin(field.annotation) in (Union, UnionType)  # Section | None
+            for item in get_args(field.annotation) if union else (field.annotation,):
+                if isinstance(item, type) and issubclass(item, Config):
+                    found[name] = item
+        return found
+
+    @model_validator(mode="before")
+    @classmethod
+    def _present_keys(cls, values: Any) -> Any:
+        return present(cls, values) if isinstance(values, Mapping) else values
 
 
 Stage = TypeVar("Stage", bound=Config)
@@ -89,7 +115,7 @@ def override(config: Stage, overrides: Sequence[str]) -> Stage:
     """``config`` with dotted overrides; raises as ``load``."""
     values = config.model_dump(mode="json")
     for item in overrides:
-        _apply(values, item)
+        _apply(type(config), values, item)
     return validate(type(config), values)
 
 
@@ -99,9 +125,9 @@ def load(stage: type[Stage], section: str, file: Path | None = None, overrides: 
     Raises:
         ConfigError: file missing or not YAML, malformed override, unknown key, or a value that is not allowed.
     """
-    values = _read(file, section) if file else {}
+    values = present(stage, _read(file, section)) if file else {}
     for override in overrides:
-        _apply(values, override)
+        _apply(stage, values, override)
     return validate(stage, values)
 
 
@@ -111,6 +137,42 @@ def validate(stage: type[Stage], values: dict[str, Any]) -> Stage:
         return stage.model_validate(values)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(stage, item) for item in error.errors())) from None
+
+
+def present(stage: type[Config], values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``values`` with present keys for former ones, in the sections inside too; every former one is told once.
+
+    Raises:
+        ConfigError: both are given.
+    """
+    found, sections = {}, stage.sections()
+    for key, value in values.items():
+        name = stage.renamed.get(key, key)
+        if name != key:
+            if name in values:
+                raise ConfigError(f"{prefix}{key}: the former name of {prefix}{name}, which is given too; give one")
+            _tell_renamed(f"{prefix}{key}", f"{prefix}{name}")
+        inside = name in sections and isinstance(value, Mapping)
+        found[name] = present(sections[name], value, f"{prefix}{name}.") if inside else value
+    return found
+
+
+def present_key(stage: type[Config], key: str) -> str:
+    """A dotted key with present names for former ones, told as by ``present``; one that is unknown stays as it is."""
+    node: type[Config] | None = stage
+    found: list[str] = []
+    for part in key.split("."):
+        found.append(node.renamed.get(part, part) if node is not None else part)
+        node = node.sections().get(found[-1]) if node is not None else None
+    name = ".".join(found)
+    if name != key:
+        _tell_renamed(key, name)
+    return name
+
+
+@cache
+def _tell_renamed(former: str, now: str) -> None:
+    _log.warning("configuration: %s is now %s; the former name will not be read by the next version", former, now)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -149,17 +211,20 @@ def _read(file: Path, section: str) -> dict[str, Any]:
     return dict(content[section])
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def _apply(stage: type[Config], values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"override {override!r} is not of the form key.sub=value")
-    *path, last = key.split(".")
+    *path, last = present_key(stage, key).split(".")
     node = values
     for part in path:
         child = node.get(part)
         node[part] = dict(child) if isinstance(child, dict) else {}
         node = node[part]
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from None
     # YAML 1.1 reads 1e-4 (no dot) as text; a person means the number.
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
@@ -177,7 +242,17 @@ def _explain(stage: type[Config], item: Any) -> str:
 
 
 def _allowed(stage: type[Config], path: Sequence[Any]) -> list[str]:
-    node: Any = stage
+    node = stage
     for part in path:
-        node = node.model_fields[part].annotation
-    return list(node.model_fields)
+        field = node.model_fields.get(part)
+        inside = node.sections().get(part) or (next(_configs(field.annotation), None) if field else None)
+        node = inside or node  # a key of a dictionary of sections leads no deeper
+    return list(dict.fromkeys([*node.model_fields, *node.sections()]))
+
+
+def _configs(annotation: Any) -> Iterator[type[Config]]:
+    """Sections anywhere in a field's annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        yield annotation
+    for item in get_args(annotation):
+        yield from _configs(item)

@@ -12,7 +12,8 @@ from blades_dist.settings import parse
 
 def main() -> int:
     config = parse(ImportConfig, "import", description=__doc__, positional=("checkpoint",))
-    from blades_dist.detect.imports.read import read_import, save_import
+    from blades_dist.detect.imports.folder import save_import
+    from blades_dist.detect.imports.read import read_import
 
     logging.basicConfig(level=logging.INFO, format="import: %(message)s")
     try:

@@ -18,7 +18,8 @@ def main() -> int:
     # torch loads after --help and configuration errors.
     from blades_dist.data.sources.folder import image_files
     from blades_dist.detect.detector import load_detector
-    from blades_dist.detect.inspect import HOW_TO_READ, ImageReport, inspect_files, lines, reference
+    from blades_dist.detect.inspect import HOW_TO_READ, inspect_files, lines, reference
+    from blades_dist.detect.schema import ImageReport
 
     try:
         detector = load_detector(config.detector)

@@ -3,10 +3,13 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import yaml
+from pydantic import Field
 
+from blades_dist import settings
 from blades_dist.config import (
     EvaluateConfig,
     FitConfig,
@@ -50,7 +53,7 @@ def test_the_paper_preset_is_the_papers() -> None:
     assert (train.batch_size, train.epochs, train.lr, train.schedule) == (48, 20, 1e-5, "cosine")
     assert (config.bilevel.lr, config.loss.gamma) == (3e-4, 2.0)
     fit = load(FitConfig, "fit", PRESETS / "paper.yaml")
-    assert (fit.oc.components, fit.fpr) == (10, 0.05)
+    assert (fit.oc.n_components, fit.fpr) == (10, 0.05)
     assert load(PretrainConfig, "pretrain", PRESETS / "cluster.yaml").train.precision == "bf16"
 
 
@@ -130,3 +133,85 @@ def test_a_job_prints_its_configuration_and_refuses_bad_keys() -> None:
     refused = subprocess.run([*job, "train.nope=1"], capture_output=True, text=True)
     assert refused.returncode == 2
     assert "unknown key 'train.nope'" in refused.stderr and "Traceback" not in refused.stderr
+
+
+_FIT = {"encoder": "e", "shards": "s", "output": "o"}
+
+
+class _Inner(Config):
+    renamed: ClassVar = {"old": "new"}
+
+    new: int = 0
+
+
+class _Outer(Config):
+    renamed: ClassVar = {"within": "inside"}
+
+    inside: _Inner = _Inner()
+    maybe: _Inner | None = None
+    several: dict[str, _Inner] = Field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("stage", "given", "told"),
+    [
+        (_Inner, {"old": 3}, ["old is now new"]),
+        (_Outer, {"inside": {"old": 3}}, ["inside.old is now inside.new"]),
+        (_Outer, {"within": {"old": 3}}, ["within is now inside", "inside.old is now inside.new"]),
+        (_Outer, {"maybe": {"old": 3}}, ["maybe.old is now maybe.new"]),
+        (_Outer, {"several": {"a": {"old": 3}}}, ["old is now new"]),
+        (_Outer, {"inside": {"new": 3}}, []),
+        *(
+            (FitConfig, {**_FIT, "oc": {old: value}}, [f"oc.{old} is now oc.{new}"])
+            for old, new, value in (
+                ("components", "n_components", [2, 3]),
+                ("covariance", "covariance_type", "diag"),
+                ("pca", "n_pca_components", 4),
+                ("regularisation", "reg_covar", 1e-3),
+                ("starts", "n_init", 7),
+                ("iterations", "max_iter", 9),
+            )
+        ),
+    ],
+)
+def test_former_keys_are_read_with_one_line(
+    stage: type[Config], given: dict, told: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    settings._tell_renamed.cache_clear()
+    found = [stage.model_validate(given) for _ in range(2)]
+    assert [record.getMessage().split(";")[0].removeprefix("configuration: ") for record in caplog.records] == told
+    assert str(found[0].model_dump()) == str(found[1].model_dump()) and "old" not in str(found[0].model_dump())
+    leaves = dict(settings.flat(found[0].model_dump()))
+    for key, value in settings.flat(given):
+        now = settings.present_key(stage, key).replace("several.a.old", "several.a.new")  # a dictionary's keys are free
+        assert str(leaves[now]) == str(value)
+
+
+def test_a_former_key_in_an_override_meets_the_present_one_of_a_file(caplog: pytest.LogCaptureFixture) -> None:
+    settings._tell_renamed.cache_clear()
+    fit = load(FitConfig, "fit", PRESETS / "demo.yaml", ["oc.components=3", "oc.starts=2"])
+    assert (fit.oc.n_components, fit.oc.n_init, fit.oc.covariance_type) == (3, 2, "diag") and len(caplog.records) == 2
+    with pytest.raises(ConfigError, match=r"oc\.starts: the former name of oc\.n_init, which is given too; give one"):
+        load(FitConfig, "fit", PRESETS / "demo.yaml", ["oc={starts: 2, n_init: 3}"])
+    sweep = load(SweepConfig, "sweep", PRESETS / "demo.yaml", ["detectors.space={oc.pca: [4, 8]}"])
+    assert list(sweep.detectors.space) == ["oc.n_pca_components"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "section", "override", "message"),
+    [
+        (PretrainConfig, "pretrain", "read_out.bogus=1", r"unknown key 'read_out\.bogus'; allowed here: "),
+        (
+            SweepConfig,
+            "sweep",
+            "encoders.space={train.lr: {low: 1.0e-5, high: 0.1, logg: true}}",
+            r"unknown key 'encoders\.space\.train\.lr\.logg'; allowed here: low, high, log, choices",
+        ),
+        (FitConfig, "fit", "kind=[a", r"override 'kind=\[a': the value is not YAML"),
+    ],
+)
+def test_keys_of_sections_that_need_not_be_there(
+    stage: type[Config], section: str, override: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(stage, section, PRESETS / "demo.yaml", [override])

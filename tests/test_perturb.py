@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from blades_dist import perturb
-from blades_dist.perturb import GRID, PLATFORMS, apply, check
+from blades_dist.perturb import GRID, PLATFORMS, apply, check_spec
 
 SPECS = [spec for row in GRID.values() for spec in row]
 
@@ -21,7 +21,7 @@ def face(height: int = 150, width: int = 120, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_every_cell_of_the_grid_repeats_and_changes_something(spec: str) -> None:
-    check(spec)
+    check_spec(spec)
     pixels = face()
     before = pixels.copy()
     first, second = apply(spec, pixels, 7), apply(spec, pixels, 7)
@@ -119,7 +119,7 @@ def test_down_and_back_loses_what_the_small_picture_cannot_hold() -> None:
     ],
 )
 def test_what_cannot_be_done_is_told(spec: str, words: str) -> None:
-    for call in (lambda: check(spec), lambda: apply(spec, face())):
+    for call in (lambda: check_spec(spec), lambda: apply(spec, face())):
         with pytest.raises(ValueError, match=words):
             call()
 

@@ -7,18 +7,15 @@ job reads its own section, so one file describes a whole run. Unknown keys are e
 from blades_dist.config.cluster import RayConfig
 from blades_dist.config.data import SPLITS, IngestConfig, SimulateConfig, StreamConfig
 from blades_dist.config.detect import (
-    BinaryConfig,
     CalibrationConfig,
     ExtractConfig,
     FitConfig,
     ImportConfig,
-    KnnConfig,
-    MahalanobisConfig,
-    OneClassConfig,
     OperatingConfig,
     Resize,
 )
 from blades_dist.config.evaluate import EvaluateConfig, RobustnessConfig
+from blades_dist.config.heads import HeadConfig, KnnConfig, MahalanobisConfig, MixtureConfig, PerceptronConfig
 from blades_dist.config.inference import ExportConfig, PredictConfig
 from blades_dist.config.model import ImageTowerConfig, ModelConfig, TextTowerConfig
 from blades_dist.config.serve import ServeConfig
@@ -38,13 +35,13 @@ __all__ = [
     "MLFLOW_SCHEMES",
     "SPLITS",
     "BilevelConfig",
-    "BinaryConfig",
     "CalibrationConfig",
     "EvaluateConfig",
     "ExportConfig",
     "ExtractConfig",
     "FitConfig",
     "GuardConfig",
+    "HeadConfig",
     "ImageTowerConfig",
     "ImportConfig",
     "IngestConfig",
@@ -52,9 +49,10 @@ __all__ = [
     "LossConfig",
     "MahalanobisConfig",
     "ManipulateConfig",
+    "MixtureConfig",
     "ModelConfig",
-    "OneClassConfig",
     "OperatingConfig",
+    "PerceptronConfig",
     "PredictConfig",
     "PretrainConfig",
     "RayConfig",

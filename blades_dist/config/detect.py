@@ -1,12 +1,15 @@
 """Fitting, calibrating and importing detectors."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, PlainValidator, SerializeAsAny, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
 from blades_dist.config.cluster import RayConfig
-from blades_dist.settings import Config
+from blades_dist.config.heads import SECTIONS, HeadConfig, MixtureConfig
+from blades_dist.settings import Config, present
 
 Resize = Literal[
     "area",
@@ -19,60 +22,6 @@ Resize = Literal[
     "pil_box",
     "pil_hamming",
 ]
-
-
-class OneClassConfig(Config):
-    components: int | list[int] = Field(10, description="Gaussians of the mixture; several sizes: choose_by picks one")
-    choose_by: Literal["held_out", "bic"] = Field(
-        "held_out", description="held_out: highest likelihood of the held-out share; bic: lowest on the fitted rows"
-    )
-    held_out: float = Field(0.1, gt=0, le=0.5, description="share of the training faces that tells sizes apart")
-    covariance: Literal["full", "tied", "diag", "spherical"] = "full"
-    pca: int | None = Field(None, ge=1, description="whitened principal components kept; None: raw features")
-    regularisation: float = Field(1e-6, gt=0, description="added to covariance diagonals")
-    starts: int = Field(3, ge=1)
-    iterations: int = Field(300, ge=1, description="EM iterations at most, each start")
-
-    @field_validator("components")
-    @classmethod
-    def _sizes(cls, value: int | list[int]) -> int | list[int]:
-        sizes = [value] if isinstance(value, int) else value
-        if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
-            raise ValueError(f"one size or several different ones, each at least 1, not {value}")
-        return value
-
-    @property
-    def sizes(self) -> list[int]:
-        """The sizes to fit, in ascending order."""
-        return [self.components] if isinstance(self.components, int) else sorted(self.components)
-
-
-class MahalanobisConfig(Config):
-    shrinkage: float | None = Field(
-        None, ge=0, le=1, description="share of the scaled identity in the covariance; None: Ledoit and Wolf's estimate"
-    )
-
-
-class KnnConfig(Config):
-    k: int = Field(10, ge=1, description="nearest real faces that are looked at")
-    bank: int = Field(20_000, ge=1, description="real faces to compare with, at most; a seeded sample of them")
-    distance: Literal["kth", "mean"] = Field("kth", description="kth: to the k-th nearest; mean: over the k nearest")
-
-    @model_validator(mode="after")
-    def _enough(self) -> "KnnConfig":
-        if self.k > self.bank:
-            raise ValueError(f"k: {self.k} nearest of a bank of {self.bank} do not exist")
-        return self
-
-
-class BinaryConfig(Config):
-    hidden: int = Field(1536, ge=1)
-    epochs: int = Field(50, ge=1, description="at most; held-out faces say how many")
-    patience: int = Field(10, ge=1, description="epochs without a lower held-out loss before training stops")
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
-    batch_size: int = Field(256, ge=1)
-    pseudo_outliers: float = Field(0.05, ge=0, lt=1, description="share of real faces of lowest likelihood")
 
 
 class ExtractConfig(Config):
@@ -109,10 +58,10 @@ class OperatingConfig(Config):
     @field_validator("re_encodings")
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        from blades_dist.perturb import check
+        from blades_dist.perturb import check_spec
 
         for name in value:
-            check(name)
+            check_spec(name)
         return value
 
 
@@ -123,26 +72,68 @@ class CalibrationConfig(OperatingConfig):
     output: Path = Field(description="folder of the detector bundle")
 
 
-class FitConfig(CalibrationConfig):
-    """Detector on frozen features."""
+class _Section(NamedTuple):
+    """A section on its way to its model: which kind's, and what was given for it."""
 
-    kind: Literal["oc", "mahalanobis", "knn", "bc"] = "oc"
+    kind: str
+    given: Any
+
+
+def _read_section(value: Any) -> HeadConfig:
+    if not isinstance(value, _Section):
+        raise PydanticKnownError("extra_forbidden")
+    return SECTIONS[value.kind].model_validate(value.given)
+
+
+class FitConfig(CalibrationConfig):
+    """Detector on frozen features.
+
+    Beside the keys below there is a section for every kind of head in ``SECTIONS``, named like the kind: that of
+    ``kind`` says how it is fitted, and ``oc`` also how the pseudo-outliers of ``bc`` are found.
+    """
+
+    model_config = ConfigDict(extra="allow")  # the sections; nothing else passes _read_section
+    __pydantic_extra__: dict[str, Annotated[SerializeAsAny[HeadConfig], PlainValidator(_read_section)]]
+
+    kind: str = Field("oc", description="kind of head: oc, mahalanobis, knn or bc")
     encoder: str = Field(description="encoder folder written by the pretrain or import job, or hf:NAME_OR_FOLDER")
-    generated: Path | None = Field(None, description="shard folder of AI faces; bc only")
-    generators: list[str] | None = Field(None, description="generators bc may train on; None: all")
-    leave_one_out: bool = Field(False, description="bc only: one detector a generator, trained on all the others")
-    oc: OneClassConfig = OneClassConfig()
-    mahalanobis: MahalanobisConfig = MahalanobisConfig()
-    knn: KnnConfig = KnnConfig()
-    bc: BinaryConfig = BinaryConfig()
+    generated: Path | None = Field(None, description="shard folder of AI faces, for kinds that need them")
+    generators: list[str] | None = Field(None, description="generators that a head may train on; None: all")
+    leave_one_out: bool = Field(False, description="one detector a generator, trained on all the others")
+
+    def section(self, kind: str | None = None) -> HeadConfig:
+        """The section of a kind of head; None: of the kind that is fitted."""
+        return self.__pydantic_extra__[kind or self.kind]
+
+    @classmethod
+    def sections(cls) -> dict[str, type[Config]]:
+        return super().sections() | SECTIONS
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sections(cls, values: Any) -> Any:
+        """Every section is there, at its defaults where nothing is given for it."""
+        if not isinstance(values, Mapping):
+            return values
+        given = present(cls, values)  # before Config does it, which cannot look into a _Section
+        return {**given, **{kind: _Section(kind, given.get(kind, {})) for kind in SECTIONS}}
+
+    @field_validator("kind")
+    @classmethod
+    def _known_kind(cls, value: str) -> str:
+        if value not in SECTIONS:
+            raise ValueError(f"no kind of head that can be fitted; known: {', '.join(SECTIONS)}")
+        return value
 
     @model_validator(mode="after")
     def _generated(self) -> "FitConfig":
-        if (self.kind == "bc") != (self.generated is not None):
+        needed = SECTIONS[self.kind].needs_generated
+        if needed != (self.generated is not None):
+            needing = ", ".join(kind for kind, section in SECTIONS.items() if section.needs_generated)
             raise ValueError(
-                f"generated: a shard folder of AI faces is needed by kind: bc and not used by kind: {self.kind}"
+                f"generated: a shard folder of AI faces is needed by kind: {needing} and not used by kind: {self.kind}"
             )
-        if self.leave_one_out and self.kind != "bc":
+        if self.leave_one_out and not needed:
             raise ValueError(f"leave_one_out: kind {self.kind} sees no AI face, so there is none to leave out")
         return self
 
@@ -165,4 +156,4 @@ class ImportConfig(OperatingConfig):
         None,
         description="shard folder of photographs to calibrate a detector on, written to output/detector",
     )
-    oc: OneClassConfig = OneClassConfig()
+    oc: MixtureConfig = Field(MixtureConfig(), description="the mixture to fit where the file has no head")

@@ -22,7 +22,8 @@ from torch import Tensor
 from blades_dist.detect.calibrate import Calibration, Verdict, Verdicts, at_most
 from blades_dist.detect.card import model_card
 from blades_dist.detect.consistency import ConsistencyCalibration
-from blades_dist.detect.heads import Head, head_from_tensors
+from blades_dist.detect.heads import head_from_tensors
+from blades_dist.detect.heads.base import Head, ProbabilityHead
 from blades_dist.detect.info import DetectorInfo, migrate
 from blades_dist.models.encoder_info import DESCRIPTION
 from blades_dist.models.export import WEIGHTS, FrozenEncoder, load_encoder, save_encoder
@@ -81,8 +82,7 @@ class Detector(ModelHubMixin, library_name="blades-dist", tags=["deepfake-detect
 
     def probability(self, scores: np.ndarray) -> np.ndarray | None:
         """(n,) scores to (n,) probabilities of AI-generated; None for heads that have seen no AI face."""
-        given = getattr(self.head, "probability", None)
-        return None if given is None else np.asarray(given(scores), np.float64)
+        return self.head.probability(scores) if isinstance(self.head, ProbabilityHead) else None
 
     def p_values(self, scores: np.ndarray) -> np.ndarray:
         """(n,) scores to (n,) conformal p-values of "this face is a photograph"."""
@@ -184,8 +184,6 @@ class Detector(ModelHubMixin, library_name="blades-dist", tags=["deepfake-detect
         return tuple(found)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        pass
-
         write_bundle(save_directory, self)
 
     @classmethod
@@ -200,8 +198,6 @@ class Detector(ModelHubMixin, library_name="blades-dist", tags=["deepfake-detect
         token: str | bool | None,
         **_: Any,
     ) -> "Detector":
-        pass
-
         if not Path(model_id).is_dir():
             model_id = snapshot_download(
                 model_id,

@@ -25,7 +25,7 @@ from blades_dist.data.records import label_column, read_manifest
 from blades_dist.data.stream import quiet_ray_data
 from blades_dist.detect.features import FeatureSet, encode, face_seed, stored_faces
 from blades_dist.models.export import FrozenEncoder, encoder_digest, load_encoder
-from blades_dist.perturb import apply, check
+from blades_dist.perturb import apply, check_spec
 from blades_dist.tasks import TAGS
 
 ROWS_PER_FILE = 512  # some seconds of work for a large encoder: what a kill can lose of one actor
@@ -80,7 +80,7 @@ def compute(
 ) -> list[list["_Unit"]]:
     """Sees to it that the files of all requests are there, without reading them; see ``extract``."""
     for request in requests:
-        check(request.view)
+        check_spec(request.view)
     digests = {folder: encoder_digest(folder) for folder in {request.encoder for request in requests}}
     planned = [_plan(request, digests[request.encoder], config) for request in requests]
     missing = {unit.target: unit for units in planned for unit in units if not Path(unit.target).is_file()}

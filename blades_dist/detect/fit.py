@@ -16,8 +16,8 @@ from blades_dist.detect.consistency import calibrate_consistency
 from blades_dist.detect.detector import Detector, save_detector
 from blades_dist.detect.extract import Request, extract
 from blades_dist.detect.features import FeatureSet
-from blades_dist.detect.fitting import Fitted, chosen_generators, fit_real, fit_with_generated, likelihood_of
-from blades_dist.detect.heads import Head
+from blades_dist.detect.fitting import chosen_generators, fit_real, fit_with_generated, likelihood_of
+from blades_dist.detect.heads.base import Fitted, Head
 from blades_dist.detect.imports.folder import ENCODER as IMPORTED_ENCODER
 from blades_dist.detect.imports.folder import load_import
 from blades_dist.detect.info import (
@@ -29,7 +29,7 @@ from blades_dist.detect.info import (
     Training,
 )
 from blades_dist.models.export import FrozenEncoder, encoder_digest, load_encoder, open_encoder, save_encoder
-from blades_dist.progress import ProgressLine, Say
+from blades_dist.progress import Say
 from blades_dist.tasks import TAGS
 
 FIT, CALIBRATE, MEASURE = "train", "calibration", "val"  # the test split stays untouched for the evaluate job
@@ -61,10 +61,9 @@ def fit_detector(config: FitConfig, say: Say = print) -> dict[str, DetectorInfo]
     check_inputs(config, folder)
     encoder = load_encoder(folder)
     real = real_faces(config, folder, say)
-    if config.kind != "bc":
+    if config.generated is None:
         fitted = fit_real(config, real.splits[FIT], say)
         return {config.output.name: save_detector(config.output, assemble(config, encoder, real, fitted))}
-    assert config.generated is not None  # FitConfig checks it
     digest = _manifest(config.generated, "generated", "generated").digest()
     (generated,) = extract([Request(folder, config.generated, FIT)], config.extract, say)
     generated = chosen_generators(generated, config.generators, f"split {FIT} of {config.generated}")
@@ -72,9 +71,7 @@ def fit_detector(config: FitConfig, say: Say = print) -> dict[str, DetectorInfo]
     likelihood = likelihood_of(config, real.splits[FIT], say)
     written = {}
     for output, faces in outputs.items():
-        fitted = fit_with_generated(
-            config, real.splits[FIT], likelihood, faces, digest, say, ProgressLine("trained", "epochs", say)
-        )
+        fitted = fit_with_generated(config, real.splits[FIT], likelihood, faces, digest, say)
         detector = assemble(config, encoder, real, fitted)
         output.parent.mkdir(parents=True, exist_ok=True)
         written[output.name] = save_detector(output, detector)
@@ -97,14 +94,13 @@ def calibrate_import(config: ImportConfig, say: Say = print) -> DetectorInfo:
     imported, output = load_import(config.output), config.output / "detector"
     encoder = config.output / IMPORTED_ENCODER
     given = {name: getattr(config, name) for name in OperatingConfig.model_fields}
-    if imported.head is None or imported.head_kind is None:
+    if imported.head is None:
         fit = FitConfig(encoder=str(encoder), shards=config.shards, output=output, oc=config.oc, **given)
         return fit_detector(fit, say)[output.name]
     calibration = CalibrationConfig(shards=config.shards, output=output, **given)
     check_inputs(calibration, encoder)
     real = real_faces(calibration, encoder, say, fit=False)
-    fitted = Fitted(imported.head_kind, imported.head)
-    return save_detector(output, assemble(calibration, imported.encoder, real, fitted))
+    return save_detector(output, assemble(calibration, imported.encoder, real, Fitted(imported.head)))
 
 
 def check_inputs(config: CalibrationConfig, encoder: Path) -> None:
@@ -177,7 +173,7 @@ def assemble(config: CalibrationConfig, encoder: FrozenEncoder, real: RealFaces,
         figures[f"{MEASURE}_fpr_of_a_threshold_from_{FIT}"] = float((scores[MEASURE] < naive).mean())
     n = len(scores[MEASURE])
     info = DetectorInfo(
-        kind=fitted.kind,
+        kind=head.kind,
         covariance=getattr(head, "covariance", None),
         fpr=config.fpr,
         unsure_fpr=config.unsure_fpr,

@@ -1,75 +1,64 @@
-"""A head of each kind from features of real (and, for the binary one, AI) faces, with what is worth telling of it."""
+"""A head of the configured kind from features of real faces, and of AI faces where it needs them, on Ray's cores."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
 
 import numpy as np
+import ray
 
-from blades_dist.config import FitConfig
-from blades_dist.detect.binary import fit_binary
+from blades_dist.config import FitConfig, MixtureConfig
 from blades_dist.detect.features import FeatureSet
-from blades_dist.detect.heads import Head
-from blades_dist.detect.info import Kind
-from blades_dist.detect.knn import fit_knn
-from blades_dist.detect.mahalanobis import fit_mahalanobis
-from blades_dist.detect.one_class import choose, refit
-from blades_dist.detect.sweep import fit_sizes
-from blades_dist.progress import OnProgress, Say
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A head of a kind, its figures, what a reader must know of them, and how many AI faces of whom it has seen."""
-
-    kind: Kind
-    head: Head
-    figures: dict[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    generated: dict[str, int] = field(default_factory=dict)
-    generated_digest: str | None = None
+from blades_dist.detect.heads import fit_head
+from blades_dist.detect.heads.base import FitData, FitOptions, Fitted, Item, Result
+from blades_dist.detect.heads.mixture import MixtureHead
+from blades_dist.progress import Say
 
 
 def fit_real(config: FitConfig, real: FeatureSet, say: Say) -> Fitted:
-    """A head that sees real faces only, as ``config.kind`` says; the mixture for every other kind.
+    """A head that sees real faces only.
 
     Raises:
         ValueError: too few faces for what is asked, or features that are not finite.
     """
-    if config.kind == "mahalanobis":
-        return Fitted("mahalanobis", *fit_mahalanobis(real.features, config.mahalanobis))
-    if config.kind == "knn":
-        return Fitted("knn", fit_knn(real.features, config.knn, config.seed))
-    return _mixture(config, real, say)
+    return fit_head(config, FitData(real.features), _options(config, say))
 
 
-def likelihood_of(config: FitConfig, real: FeatureSet, say: Say) -> np.ndarray:
-    """(n,) log-likelihoods of real faces under their own mixture: what pseudo-outliers are chosen by.
+def likelihood_of(config: FitConfig, real: FeatureSet, say: Say) -> Callable[[], np.ndarray]:
+    """What gives the (n,) log-likelihoods of real faces under the configured mixture, which is fitted when the first
+    head asks for them.
 
     Raises:
-        ValueError: as ``fit_real``.
+        ValueError: when it is called, as ``fit_real``.
     """
-    return _mixture(config, real, say).head.score(real.features)
+
+    @cache
+    def likelihood() -> np.ndarray:
+        section = config.section(MixtureHead.kind)
+        assert isinstance(section, MixtureConfig)
+        return MixtureHead.fit(FitData(real.features), section, _options(config, say)).head.score(real.features)
+
+    return likelihood
 
 
 def fit_with_generated(
     config: FitConfig,
     real: FeatureSet,
-    likelihood: np.ndarray,
+    likelihood: Callable[[], np.ndarray],
     generated: FeatureSet,
     digest: str,
     say: Say,
-    progress: OnProgress,
 ) -> Fitted:
-    """The perceptron on real faces, ranked by ``likelihood``, and AI faces.
+    """A head that sees real faces and AI faces; ``digest`` is that of the latter's manifest.
 
     Raises:
-        ValueError: as ``fit_binary``.
+        ValueError: as ``fit_real``.
     """
-    say(f"fitting the perceptron on {len(generated)} AI faces of {len(set(generated.sources))} generators")
-    head, training = fit_binary(
-        real.features, generated.features, likelihood, config.bc, config.seed, progress, generated.sources
-    )
-    return Fitted("bc", head, training.figures(), training.notes, dict(Counter(generated.sources)), digest)
+    data = FitData(real.features, generated.features, generated.sources, likelihood)
+    found = fit_head(config, data, _options(config, say))
+    return replace(found, generated=dict(Counter(generated.sources)), generated_digest=digest)
 
 
 def chosen_generators(generated: FeatureSet, names: list[str] | None, where: str) -> FeatureSet:
@@ -87,15 +76,43 @@ def chosen_generators(generated: FeatureSet, names: list[str] | None, where: str
     return generated.where(np.isin(generated.sources, names))
 
 
-def _mixture(config: FitConfig, real: FeatureSet, say: Say) -> Fitted:
-    oc = config.oc
-    space = f" in {oc.pca} whitened dimensions" if oc.pca else ""
-    sizes = ", ".join(map(str, oc.sizes))
-    say(f"fitting mixtures of {sizes} {oc.covariance} Gaussians{space}, {oc.starts} starts each")
-    candidates = fit_sizes(real.features, oc.sizes, oc, config.seed, say)
-    best = refit(real.features, choose(candidates, oc.choose_by), oc)
-    figures = best.figures()
-    for fit in candidates if len(candidates) > 1 else []:
-        figures |= {f"held_out_log_likelihood_{fit.components}": fit.held_out_log_likelihood}
-        figures |= {f"bic_{fit.components}": fit.bic}
-    return Fitted("oc", best.head, figures, best.notes)
+def in_ray_tasks(
+    fit: Callable[[np.ndarray, Item, int | None], Result],
+    features: np.ndarray,
+    items: Sequence[Item],
+    threads: int | None,
+    done: Callable[[Result], None],
+) -> list[Result]:
+    """A ``Runner`` that begins the fits in the order of ``items``, side by side; each task has one core and computes
+    in one thread, whatever ``threads`` says, and all read one copy of the features.
+
+    Needs a connection to Ray.
+
+    Raises:
+        ValueError: as ``fit``; what had not begun then is not begun any more.
+    """
+    shared = ray.put(np.ascontiguousarray(features, dtype=np.float32))
+    tasks = [_fit.remote(fit, shared, item) for item in items]
+    found: dict[Any, Result] = {}
+    waiting = list(tasks)
+    try:
+        while waiting:
+            (ended,), waiting = ray.wait(waiting, num_returns=1)
+            found[ended] = ray.get(ended)
+            done(found[ended])
+    except ray.exceptions.RayTaskError as error:
+        for task in waiting:
+            ray.cancel(task)
+        if isinstance(error.cause, ValueError):
+            raise ValueError(str(error.cause)) from None
+        raise
+    return [found[task] for task in tasks]
+
+
+@ray.remote(num_cpus=1)
+def _fit(fit: Callable[[np.ndarray, Item, int | None], Result], features: np.ndarray, item: Item) -> Result:
+    return fit(features, item, 1)
+
+
+def _options(config: FitConfig, say: Say) -> FitOptions:
+    return FitOptions(config.seed, run=in_ray_tasks, say=say)

@@ -8,7 +8,6 @@ from blades_dist.detect.calibrate import Rate
 from blades_dist.models.encoder_info import Resize
 
 SCHEMA_VERSION = 2
-Kind = Literal["oc", "mahalanobis", "knn", "bc", "linear"]
 
 
 class _Section(BaseModel):
@@ -78,14 +77,15 @@ class Provenance(_Section):
 
 
 class DetectorInfo(_Section):
-    """Index of a bundle; ``files`` holds the sha-256 of every other file in it.
+    """Index of a bundle; ``files`` holds the sha-256 of every other file in it. ``kind`` is one of ``detect.heads``,
+    which is asked when the head is read; ``covariance`` is a mixture's type.
 
     ``unsure_rate``: of the photographs of ``measured_split``, how many get no verdict at ``fpr``; ``flagged_rate``: how
     many are called AI-generated after re-encodings have had their say.
     """
 
     schema_version: Literal[2] = 2
-    kind: Kind
+    kind: str
     covariance: Literal["full", "tied", "diag", "spherical"] | None
     fpr: float
     unsure_fpr: float | None

@@ -14,7 +14,7 @@ from blades_dist.data.exif import Raw
 from blades_dist.data.faces import Face, sidecar_of
 from blades_dist.detect.consistency import claimed_labels
 from blades_dist.detect.detector import Detector, FaceResult, ReadOuts
-from blades_dist.detect.preprocess import Prepared, Unusable, prepare
+from blades_dist.detect.preprocess import PreprocessedImage, Unusable, preprocess
 from blades_dist.detect.schema import DetectorReference, ExifClaim, ExifReport, FaceReport, ImageReport
 from blades_dist.tags import words_of
 from blades_dist.tasks import TASKS, vocabulary
@@ -22,7 +22,7 @@ from blades_dist.tasks import TASKS, vocabulary
 _FILES_AT_ONCE = 16
 
 
-def report(detector: Detector, prepared: Prepared, results: Sequence[FaceResult]) -> ImageReport:
+def report(detector: Detector, prepared: PreprocessedImage, results: Sequence[FaceResult]) -> ImageReport:
     """The document of one image; ``results`` are those of its crops, in order."""
     return ImageReport(
         sha256=prepared.sha256,
@@ -86,16 +86,16 @@ def inspect_files(
     for begin in range(0, len(files), _FILES_AT_ONCE):
         part = files[begin : begin + _FILES_AT_ONCE]
         opened = [_open(file, detector, max_pixels, max_bytes, whole) for file in part]
-        usable = [item for item in opened if isinstance(item, Prepared)]
+        usable = [item for item in opened if isinstance(item, PreprocessedImage)]
         results = iter(detector.detect(np.concatenate([item.crops for item in usable]), rate) if usable else [])
         for file, item in zip(part, opened, strict=True):
-            if isinstance(item, Prepared):
+            if isinstance(item, PreprocessedImage):
                 yield file, report(detector, item, [next(results) for _ in item.faces])
             else:
                 yield file, item
 
 
-def _open(file: Path, detector: Detector, max_pixels: int, max_bytes: int, whole: bool) -> Prepared | Unusable:
+def _open(file: Path, detector: Detector, max_pixels: int, max_bytes: int, whole: bool) -> PreprocessedImage | Unusable:
     how, model = detector.info.preprocessing, detector.locator_model
     try:
         size = file.stat().st_size
@@ -103,7 +103,7 @@ def _open(file: Path, detector: Detector, max_pixels: int, max_bytes: int, whole
             return Unusable("too_large", f"{size} bytes; the limit is {max_bytes}")
         beside = sidecar_of(file)
         sidecar = beside.read_bytes() if beside.is_file() and not whole else None
-        return prepare(file.read_bytes(), how, max_pixels, max_bytes, sidecar, whole, model)
+        return preprocess(file.read_bytes(), how, max_pixels, max_bytes, sidecar, whole, model)
     except Rejected as error:
         return Unusable(error.reason, error.detail)
     except OSError as error:

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from blades_dist.detect.detector import Detector
-from blades_dist.detect.heads import Head, ProbabilityHead
-from blades_dist.detect.onnx_heads import head_graph
+from blades_dist.detect.heads import HEADS
+from blades_dist.detect.heads.base import Head, ProbabilityHead
 from blades_dist.models.export import FrozenEncoder, encoder_digest
 
 OPSET = 20
@@ -115,6 +115,19 @@ def compare(path: Path, encoder: FrozenEncoder, head: Head, n: int = 4, seed: in
         ]
         largest = np.maximum(largest, [gap.max(initial=0) for gap in gaps])
     return Differences(n, *map(float, largest))
+
+
+def head_graph(head: Head) -> nn.Module:
+    """A module from (B, D) float32 features to (B,) float64 scores, those of ``head.score`` up to rounding.
+
+    Raises:
+        ValueError: a kind of head that has no graph.
+    """
+    graph = head.onnx()
+    if graph is None:
+        known = ", ".join(kind.__name__ for kind in HEADS.values() if kind.onnx is not Head.onnx)
+        raise ValueError(f"a {type(head).__name__} cannot be exported to ONNX; heads that can: {known}")
+    return graph.eval()
 
 
 class _Graph(nn.Module):

@@ -23,7 +23,7 @@ FacesFrom = Literal["located", "sidecar", "whole image"]
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreprocessedImage:
     """A decoded file with its ``faces`` and their ``crops`` (n, 1 + V, 3, S, S), each with its V re-encodings, not yet
     judged; ``exif`` as read from it."""
 
@@ -49,7 +49,7 @@ class Unusable:
     detail: str
 
 
-def prepare(
+def preprocess(
     data: bytes,
     how: Preprocessing,
     max_pixels: int,
@@ -57,7 +57,7 @@ def prepare(
     sidecar: bytes | None = None,
     whole: bool = False,
     locator_model: Path | None = None,
-) -> Prepared:
+) -> PreprocessedImage:
     """Decodes, finds faces and cuts them out as ingest and training did.
 
     Faces come from the sidecar's bytes when given, else they are located (``locator_model``: the bundle's file for
@@ -77,7 +77,7 @@ def prepare(
         raise Rejected("face_too_small", f"the largest face has {side:.0f} pixels a side; {how.min_face_px} are needed")
     digest = hashlib.sha256(data).hexdigest()
     scale = 1.0 if whole else how.crop_scale
-    return Prepared(
+    return PreprocessedImage(
         sha256=digest,
         size=len(data),
         width=image.width,

@@ -4,7 +4,6 @@ from pydantic import BaseModel, ConfigDict
 
 from blades_dist.data.credentials import Credentials
 from blades_dist.detect.calibrate import Verdict
-from blades_dist.detect.info import Kind
 from blades_dist.detect.preprocess import FacesFrom
 
 
@@ -13,10 +12,11 @@ class _Report(BaseModel):
 
 
 class DetectorReference(_Report):
-    """Which detector answered; ``id`` is the sha-256 of its ``detector.json``."""
+    """Which detector answered; ``kind`` of its head is one of ``detect.heads``, ``id`` the sha-256 of its
+    ``detector.json``."""
 
     id: str
-    kind: Kind
+    kind: str
     code_version: str
 
 

@@ -1,6 +1,6 @@
 """Decoding of uploads in a child process with bounded time and memory (a sandbox). No Ray here.
 
-The same child as ingest's (``data.sandbox``), with another task: ``prepare`` instead of ``process_photo``.
+The same child as ingest's (``data.sandbox``), with another task: ``preprocess`` instead of ``process_photo``.
 """
 
 from dataclasses import replace
@@ -13,7 +13,7 @@ from blades_dist.data.credentials import Credentials
 from blades_dist.data.faces import face_from_json
 from blades_dist.data.sandbox import BoundedProcess, Failed, SandboxError
 from blades_dist.detect.info import Preprocessing
-from blades_dist.detect.preprocess import Prepared, Unusable
+from blades_dist.detect.preprocess import PreprocessedImage, Unusable
 
 # What became of the child, as a reason of ``problems.STATUS_OF_REASON``.
 _REASONS = {"late": "deadline", "killed": "too_large", "crashed": "unreadable"}
@@ -21,7 +21,7 @@ ATTEMPTS = 2  # per file: a child may have been killed for another process's mem
 
 
 class DecodeProcess(BoundedProcess):
-    """``prepare`` in a child process; a context manager. The bounds are seconds a file and mebibytes of memory."""
+    """``preprocess`` in a child process; a context manager. The bounds are seconds a file and mebibytes of memory."""
 
     def __init__(self, max_pixels: int, max_bytes: int, seconds: float, mebibytes: int) -> None:
         hello = {"max_pixels": max_pixels, "max_bytes": max_bytes, "mebibytes": mebibytes}
@@ -30,9 +30,9 @@ class DecodeProcess(BoundedProcess):
 
     def prepare(
         self, data: bytes, how: Preprocessing, whole: bool, locator_model: str | None = None
-    ) -> Prepared | Unusable:
-        """What ``prepare`` makes of a file; where it takes the child down or too long, the file is unusable too. A file
-        whose child was killed gets another child first.
+    ) -> PreprocessedImage | Unusable:
+        """What ``preprocess`` makes of a file; where it takes the child down or too long, the file is unusable too. A
+        file whose child was killed gets another child first.
 
         Raises:
             SandboxError: the child cannot be started, or cannot load the locator.
@@ -49,7 +49,7 @@ class DecodeProcess(BoundedProcess):
             attempt += 1
 
 
-def message_of(outcome: Prepared | Unusable) -> wire.Message:
+def message_of(outcome: PreprocessedImage | Unusable) -> wire.Message:
     """An outcome as a message; ``_read`` undoes it."""
     if isinstance(outcome, Unusable):
         return {"unusable": vars(outcome)}, b""
@@ -62,13 +62,13 @@ def message_of(outcome: Prepared | Unusable) -> wire.Message:
     return header, crops.reshape(-1).view(np.uint8).data
 
 
-def _read(header: dict[str, Any], payload: wire.Payload) -> Prepared | Unusable:
+def _read(header: dict[str, Any], payload: wire.Payload) -> PreprocessedImage | Unusable:
     if "broken" in header:
         raise SandboxError(header["broken"])
     if "unusable" in header:
         return Unusable(**header["unusable"])
     shape, dtype = header["crops"]["shape"], np.dtype(header["crops"]["dtype"])
-    prepared = Prepared(**header)
+    prepared = PreprocessedImage(**header)
     return replace(
         prepared,
         faces=[face_from_json(face) for face in header["faces"]],

@@ -13,7 +13,7 @@ from blades_dist.data.decode import Rejected
 from blades_dist.data.locate_models import LocatorError
 from blades_dist.data.sandbox_child import Answer, serve
 from blades_dist.detect.info import Preprocessing
-from blades_dist.detect.preprocess import Unusable, prepare
+from blades_dist.detect.preprocess import Unusable, preprocess
 from blades_dist.serving.decoding import message_of
 
 _NO_MEMORY = Unusable("too_large", "it needs more memory than there is")
@@ -42,7 +42,9 @@ def _answer(message: wire.Message, max_pixels: int, max_bytes: int) -> wire.Mess
     try:
         how, model = Preprocessing.model_validate(header["how"]), header["locator_model"]
         path = None if model is None else Path(model)
-        return message_of(prepare(bytes(data), how, max_pixels, max_bytes, whole=header["whole"], locator_model=path))
+        return message_of(
+            preprocess(bytes(data), how, max_pixels, max_bytes, whole=header["whole"], locator_model=path)
+        )
     except Rejected as error:
         return message_of(Unusable(error.reason, error.detail))
     except MemoryError:

@@ -15,7 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from blades_dist.config.serve import ServiceConfig
 from blades_dist.detect.info import Preprocessing
-from blades_dist.detect.preprocess import Prepared, Unusable
+from blades_dist.detect.preprocess import PreprocessedImage, Unusable
 from blades_dist.ray_private import method_of
 from blades_dist.serving import logs
 from blades_dist.serving.api import make_api
@@ -45,11 +45,13 @@ class Decode:
 
     async def prepare(
         self, data: bytes, how: Preprocessing, whole: bool, locator_model: str | None
-    ) -> Prepared | Unusable:
+    ) -> PreprocessedImage | Unusable:
         """A file's crops, or why there are none."""
         return await asyncio.to_thread(self._prepare, data, how, whole, locator_model)
 
-    def _prepare(self, data: bytes, how: Preprocessing, whole: bool, locator_model: str | None) -> Prepared | Unusable:
+    def _prepare(
+        self, data: bytes, how: Preprocessing, whole: bool, locator_model: str | None
+    ) -> PreprocessedImage | Unusable:
         begin, failures = time.perf_counter(), self._process.failures
         found = self._process.prepare(data, how, whole, locator_model)
         self._metrics.decoded(time.perf_counter() - begin, self._process.failures - failures)
@@ -120,15 +122,15 @@ class DeploymentBackend:
             self._specs[name] = await call(self._models[name], "describe")
         return self._specs[name]
 
-    async def _prepare(self, data: bytes, spec: ModelSpec, whole: bool) -> Prepared:
+    async def _prepare(self, data: bytes, spec: ModelSpec, whole: bool) -> PreprocessedImage:
         how, model = spec.preprocessing, spec.locator_model
-        found: Prepared | Unusable = await call(self._decode, "prepare", data, how, whole, model)
+        found: PreprocessedImage | Unusable = await call(self._decode, "prepare", data, how, whole, model)
         if isinstance(found, Unusable):
             raise unusable(found.reason, found.detail)
         return found
 
     async def _score(
-        self, handle: DeploymentHandle, prepared: Prepared, spec: ModelSpec, options: DetectOptions
+        self, handle: DeploymentHandle, prepared: PreprocessedImage, spec: ModelSpec, options: DetectOptions
     ) -> ModelReply | StaleCrops:
         found: ModelReply | StaleCrops | Unusable = await call(
             handle, "detect", prepared, options.fpr, spec.key, options.request_id

@@ -22,8 +22,9 @@ from ray.serve.handle import DeploymentHandle
 
 from blades_dist.config.serve import ServiceConfig
 from blades_dist.detect.detector import Detector, FaceResult, load_detector
+from blades_dist.detect.heads import HEADS
 from blades_dist.detect.inspect import reference, report
-from blades_dist.detect.preprocess import Prepared, Unusable
+from blades_dist.detect.preprocess import PreprocessedImage, Unusable
 from blades_dist.ray_private import mute_batching_advice
 from blades_dist.serving import kserve, logs
 from blades_dist.serving.backend import ModelReply, ModelSpec, Predictions, StaleCrops
@@ -31,14 +32,6 @@ from blades_dist.serving.batching import DynamicBatcher
 from blades_dist.serving.drift import Drift, calibration_histogram
 from blades_dist.serving.metrics import ModelMetrics
 from blades_dist.serving.schema import ModelInfo, OperatingPointInfo
-
-_UNITS = {
-    "oc": "log-likelihood (nats)",
-    "mahalanobis": "negative squared Mahalanobis distance",
-    "knn": "negative distance to the nearest real faces",
-    "bc": "logit of photograph",
-    "linear": "logit of photograph",
-}
 
 
 def describe(name: str, default: bool, detector: Detector) -> ModelInfo:
@@ -54,7 +47,7 @@ def describe(name: str, default: bool, detector: Detector) -> ModelInfo:
         calibration_faces=info.calibration.n,
         operating_points=[OperatingPointInfo(fpr=p.fpr, threshold=p.threshold) for p in info.operating_points],
         labels=info.labels,
-        score_unit=_UNITS[info.kind],
+        score_unit=HEADS[info.kind].unit,
         histogram=calibration_histogram(detector.calibration.scores),
     )
 
@@ -137,7 +130,7 @@ class Model:
         return self._current.spec
 
     async def detect(
-        self, prepared: Prepared, fpr: float | None, key: str, request_id: str
+        self, prepared: PreprocessedImage, fpr: float | None, key: str, request_id: str
     ) -> ModelReply | StaleCrops | Unusable:
         """The report on a file whose crops were made for detectors of that key."""
         model = self._model_for(key)

@@ -11,7 +11,7 @@ from PIL import Image
 from blades_dist.config.serve import ServiceConfig
 from blades_dist.data.decode import Rejected
 from blades_dist.detect.inspect import report
-from blades_dist.detect.preprocess import prepare
+from blades_dist.detect.preprocess import preprocess
 from blades_dist.serving import kserve
 from blades_dist.serving.api import make_api
 from blades_dist.serving.backend import Predictions
@@ -41,7 +41,7 @@ class Local:
             raise unusable("bad_parameter", str(error)) from None
         try:
             how = self.detector.info.preprocessing
-            prepared = await asyncio.to_thread(prepare, data, how, *bounds, whole=options.whole)
+            prepared = await asyncio.to_thread(preprocess, data, how, *bounds, whole=options.whole)
         except Rejected as error:
             raise unusable(error.reason, error.detail) from None
         ready = time.perf_counter()

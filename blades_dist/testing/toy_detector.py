@@ -11,28 +11,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from blades_dist.config import (
-    BinaryConfig,
     FitConfig,
+    HeadConfig,
     ImageTowerConfig,
     IngestConfig,
+    MixtureConfig,
     ModelConfig,
-    OneClassConfig,
+    PerceptronConfig,
     TextTowerConfig,
 )
+from blades_dist.config.heads import SECTIONS
 from blades_dist.data.crops import Photo, process_photo, split_of
 from blades_dist.data.faces import parse_sidecar, sidecar_of
 from blades_dist.data.records import MANIFEST, Manifest, Shard
 from blades_dist.data.shards import file_sha256, write_shard
 from blades_dist.data.sources.base import Annotations
-from blades_dist.detect.binary import fit_binary
 from blades_dist.detect.detector import Detector, save_detector
 from blades_dist.detect.features import FeatureSet, encode
 from blades_dist.detect.fit import CALIBRATE, FIT, MEASURE, RealFaces, assemble
-from blades_dist.detect.fitting import Fitted
-from blades_dist.detect.info import DetectorInfo, Kind
-from blades_dist.detect.knn import fit_knn
-from blades_dist.detect.mahalanobis import fit_mahalanobis
-from blades_dist.detect.one_class import fit_one_class
+from blades_dist.detect.heads import HEADS, fit_head
+from blades_dist.detect.heads.base import FitData, FitOptions, Head
+from blades_dist.detect.info import DetectorInfo
 from blades_dist.models.export import FrozenEncoder, freeze
 from blades_dist.models.joint import build_joint_model
 from blades_dist.perturb import apply
@@ -104,8 +103,9 @@ def write_shards(source: Path, output: Path, kind: Literal["photographs", "gener
     return manifest
 
 
-def toy_detector(kind: Kind = "oc", re_encodings: tuple[str, ...] = ("jpeg75",)) -> Detector:
-    """The tiny encoder with a head fitted on its features of random pictures, calibrated and measured on others."""
+def toy_detector(kind: str = "oc", re_encodings: tuple[str, ...] = ("jpeg75",)) -> Detector:
+    """The tiny encoder with a head of a registered kind, fitted on its features of random pictures, calibrated and
+    measured on others."""
     encoder, random = tiny_encoder(), np.random.default_rng(1)
     pictures = random.integers(0, 256, (360, SIZE, SIZE, 3), dtype=np.uint8)
     splits = {FIT: pictures[:120], CALIBRATE: pictures[120:239], MEASURE: pictures[239:]}
@@ -124,22 +124,22 @@ def toy_detector(kind: Kind = "oc", re_encodings: tuple[str, ...] = ("jpeg75",))
         encoder="toy",
         shards=Path("toy"),
         output=Path("toy"),
-        generated=Path("toy") if kind == "bc" else None,
-        oc=OneClassConfig(components=2, pca=4),
+        generated=Path("toy") if SECTIONS[kind].needs_generated else None,
+        oc=MixtureConfig(n_components=2, n_pca_components=4),
+        bc=PerceptronConfig(hidden=8, epochs=3),
         re_encodings=re_encodings,
     )
-    mixture = fit_one_class(features, config.oc, seed=0)
-    if kind == "oc":
-        return assemble(config, encoder, real, Fitted("oc", mixture, {"bic": 1.5}))
-    if kind == "bc":
-        few = BinaryConfig(hidden=8, epochs=3)
-        trained, _ = fit_binary(features, real.splits[MEASURE].features + 0.02, mixture.score(features), few, seed=0)
-        return assemble(config, encoder, real, Fitted("bc", trained))
-    head = fit_knn(features, config.knn, 0) if kind == "knn" else fit_mahalanobis(features, config.mahalanobis)[0]
-    return assemble(config, encoder, real, Fitted(kind, head))
+    generated = real.splits[MEASURE].features + 0.02
+    data = FitData(features, generated, likelihood=lambda: fitted(config.section("oc"), features).score(features))
+    return assemble(config, encoder, real, fit_head(config, data, FitOptions()))
 
 
-def write_bundle(folder: Path, kind: Kind = "oc") -> DetectorInfo:
+def fitted(section: HeadConfig, features: np.ndarray, seed: int = 0, threads: int | None = None) -> Head:
+    """A head of real faces' features alone, as its section says."""
+    return HEADS[section.kind].fit(FitData(features), section, FitOptions(seed, threads)).head
+
+
+def write_bundle(folder: Path, kind: str = "oc") -> DetectorInfo:
     """The bundle of ``toy_detector``."""
     return save_detector(folder, toy_detector(kind))
 

@@ -15,7 +15,7 @@ from blades_dist.evaluate.ranking import auc
 from blades_dist.evaluate.rates import Estimate
 from blades_dist.tuning.config import SweepConfig
 from blades_dist.tuning.features import FIT, extraction, unseen
-from blades_dist.tuning.objective import fit_head
+from blades_dist.tuning.objective import trial_head
 
 CONFIDENCE = 0.95
 
@@ -90,7 +90,7 @@ def compare(config: SweepConfig, contestants: Sequence[Contestant]) -> Compariso
         for seed, encoder in enumerate(one.encoders):
             request = Request(encoder, config.pretrain.data.shards, FIT)
             (fit,) = extract([request], extraction(config), lambda _: None)
-            head = fit_head(one.detector, fit.features, one.detector.seed + seed)
+            head = trial_head(one.detector, fit.features, one.detector.seed + seed)
             real, others, calibration = unseen(encoder, config)
             photographs, sizes = len(real), {name: len(rows) for name, rows in others.items()}
             scores, scored = head.score(real), [head.score(rows) for rows in others.values()]

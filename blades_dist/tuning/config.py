@@ -6,7 +6,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from blades_dist.config import FitConfig, ManipulateConfig, PretrainConfig, RayConfig
-from blades_dist.settings import Config, ConfigError, validate
+from blades_dist.config.heads import SECTIONS, one_class
+from blades_dist.settings import Config, ConfigError, present_key, validate
 from blades_dist.tuning.space import Dimension, Space, get, put
 
 TEST = "test"  # the split that no trial sees
@@ -22,9 +23,19 @@ class BaseDetector(FitConfig):
     @field_validator("kind")
     @classmethod
     def _one_class(cls, value: str) -> str:
-        if value == "bc":
-            raise ValueError("a sweep compares detectors that see no AI face: oc, mahalanobis or knn")
+        if value not in one_class():
+            raise ValueError(f"a sweep compares detectors that see no AI face: {', '.join(one_class())}")
         return value
+
+
+def default_space() -> dict[str, Any]:
+    """Every kind of head that sees no AI face, with what its section says a sweep may try."""
+    own = {f"{kind}.{key}": given for kind in one_class() for key, given in SECTIONS[kind].search.items()}
+    return {"kind": one_class(), "fpr": [0.01, 0.02, 0.05, 0.1], **own}
+
+
+def _present_keys(stage: type[Config], space: Any) -> Any:
+    return {present_key(stage, key): item for key, item in space.items()} if isinstance(space, dict) else space
 
 
 class EncoderSearch(Config):
@@ -52,6 +63,11 @@ class EncoderSearch(Config):
     exploit: float = Field(0.25, gt=0, le=0.5, description="population: share that is replaced by copies of the best")
     resample: float = Field(0.25, ge=0, le=1, description="population: chance that a copied value is drawn anew")
 
+    @field_validator("space", mode="before")
+    @classmethod
+    def _keys(cls, value: Any) -> Any:
+        return _present_keys(PretrainConfig, value)
+
     @model_validator(mode="after")
     def _population(self) -> "EncoderSearch":
         if self.scheduler == "population":
@@ -71,19 +87,15 @@ class DetectorSearch(Config):
     trials: int = Field(40, ge=1, description="a configuration of the encoder; the default detector is one of them")
     encoders: int | None = Field(None, ge=1, description="best configurations that are searched on; None: all finished")
     space: Space = Field(
-        {
-            "kind": ["oc", "mahalanobis", "knn"],
-            "fpr": [0.01, 0.02, 0.05, 0.1],
-            "oc.components": {"low": 1, "high": 32, "log": True},
-            "oc.covariance": ["full", "tied", "diag", "spherical"],
-            "oc.pca": [None, 16, 32, 64],
-            "oc.regularisation": {"low": 1e-8, "high": 1e-3, "log": True},
-            "mahalanobis.shrinkage": {"low": 0.0, "high": 1.0},
-            "knn.k": {"low": 1, "high": 50, "log": True},
-        },
+        default_factory=default_space,
         description="key of the fit configuration to a range or a list of choices",
         validate_default=True,
     )
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _keys(cls, value: Any) -> Any:
+        return _present_keys(FitConfig, value)
 
 
 class Weights(Config):
@@ -120,9 +132,9 @@ class SweepConfig(Config):
     name: str = Field("sweep", pattern=r"^[A-Za-z0-9._-]+$", description="the same name resumes the sweep")
     storage: Path = Field(Path("runs"), description="everything is written to storage/name")
     pretrain: PretrainConfig = Field(description="the default encoder; its name and storage are set by the sweep")
-    fit: BaseDetector = BaseDetector()
+    fit: BaseDetector = Field(default_factory=BaseDetector)
     encoders: EncoderSearch = EncoderSearch()
-    detectors: DetectorSearch = DetectorSearch()
+    detectors: DetectorSearch = Field(default_factory=DetectorSearch)
     objective: Objective = Objective()
     generated: Path | None = Field(None, description="shard folder of AI faces; its test split is for the final table")
     generated_split: Literal["train", "val", "calibration"] = Field(

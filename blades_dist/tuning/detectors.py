@@ -14,11 +14,12 @@ import optuna
 import ray
 
 from blades_dist.config import FitConfig
+from blades_dist.settings import present_key
 from blades_dist.tuning.config import Objective, SweepConfig, applied, defaults
 from blades_dist.tuning.encoders import SweepError
 from blades_dist.tuning.features import faces_of
 from blades_dist.tuning.ledger import DEFAULT, Ledger, append_line, read_lines
-from blades_dist.tuning.objective import Faces, Terms, mean_terms, score, terms
+from blades_dist.tuning.objective import Terms, TrialFeatures, mean_terms, score, terms
 from blades_dist.tuning.plan import ENCODERS
 from blades_dist.tuning.space import applies, suggest
 
@@ -82,7 +83,7 @@ def _search(
     config: SweepConfig, ledger: Ledger, candidate: int, starts: Sequence[dict[str, Any]], say: Callable[[str], None]
 ) -> list[Row]:
     file = config.folder / FOLDER / f"c{candidate:03d}.jsonl"
-    rows = [Row(**line) for line in read_lines(file)]
+    rows = [_row_of(line) for line in read_lines(file)]
     if len(rows) >= config.detectors.trials:
         return rows
     space = config.detectors.space
@@ -117,6 +118,11 @@ def _search(
         rows.append(row)
         state = optuna.trial.TrialState.FAIL if row.score is None else None
         study.tell(trial, row.score, state=state)
+
+
+def _row_of(line: dict[str, Any]) -> Row:
+    """A stored trial, its values by the keys of today."""
+    return Row(**line | {"values": {present_key(FitConfig, key): value for key, value in line["values"].items()}})
 
 
 def frozen(config: SweepConfig, row: Row) -> optuna.trial.FrozenTrial:
@@ -154,7 +160,7 @@ def _row(
 
 @ray.remote(num_cpus=1)
 def _trial(
-    faces: list[Faces], base: dict[str, Any], values: dict[str, Any], objective: dict[str, Any]
+    faces: list[TrialFeatures], base: dict[str, Any], values: dict[str, Any], objective: dict[str, Any]
 ) -> tuple[list[Terms], float, str]:
     """Terms a seed, seconds, and why there are none."""
     from blades_dist.tuning.config import BaseDetector

@@ -19,13 +19,13 @@ from blades_dist.models.export import encoder_digest, load_encoder
 from blades_dist.tasks import task_set
 from blades_dist.training.sample import prepare
 from blades_dist.tuning.config import TEST, SweepConfig
-from blades_dist.tuning.objective import Faces, area
+from blades_dist.tuning.objective import TrialFeatures, area
 
 FIT, HELD = "train", "val"
 _STREAM = 3  # of the manipulation seed: 0 to 2 are the training job's
 
 
-def faces_of(encoder: Path, config: SweepConfig, actors: int | None = None) -> Faces:
+def faces_of(encoder: Path, config: SweepConfig, actors: int | None = None) -> TrialFeatures:
     """What trials see of an encoder: the train and the val split, and with a supervised objective AI faces.
 
     Raises:
@@ -39,7 +39,7 @@ def faces_of(encoder: Path, config: SweepConfig, actors: int | None = None) -> F
     other = manipulated(encoder, HELD, config)
     generated = {name: part for own in labelled for name, part in by_source(own.features, own.sources).items()}
     proxy = coarse_auc(encoder, held.features, other)
-    return Faces(fit.features, held.features, other, proxy, generated)
+    return TrialFeatures(fit.features, held.features, other, proxy, generated)
 
 
 def unseen(encoder: Path, config: SweepConfig) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:

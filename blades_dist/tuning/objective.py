@@ -12,11 +12,9 @@ import numpy as np
 
 from blades_dist.config import FitConfig, MahalanobisConfig
 from blades_dist.detect.calibrate import calibrate
-from blades_dist.detect.heads import Head
-from blades_dist.detect.knn import fit_knn
-from blades_dist.detect.mahalanobis import fit_mahalanobis
-from blades_dist.detect.mixture import OneClassHead
-from blades_dist.detect.one_class import fit_one_class
+from blades_dist.detect.heads import fit_head
+from blades_dist.detect.heads.base import FitData, FitOptions, Head
+from blades_dist.detect.heads.mahalanobis import fit_mahalanobis
 from blades_dist.evaluate.ranking import auc, roc_counts
 from blades_dist.tuning.config import Objective
 
@@ -24,7 +22,7 @@ Terms = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Faces:
+class TrialFeatures:
     """Features (n, D) float32 that a trial may look at.
 
     ``fit`` is what heads are fitted to, ``held`` and ``manipulated`` are the same validation photographs as they are
@@ -39,26 +37,22 @@ class Faces:
     generated: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-def fit_head(config: FitConfig, features: np.ndarray, seed: int, threads: int | None = None) -> Head:
+def trial_head(config: FitConfig, features: np.ndarray, seed: int, threads: int | None = None) -> Head:
     """The head that ``detect.fitting`` makes of these features, without Ray.
 
     Raises:
         ValueError: too few rows for what is asked.
     """
-    if config.kind == "mahalanobis":
-        return fit_mahalanobis(features, config.mahalanobis, threads)[0]
-    if config.kind == "knn":
-        return fit_knn(features, config.knn, seed)
-    return fit_one_class(features, config.oc, seed, threads)
+    return fit_head(config, FitData(features), FitOptions(seed, threads)).head
 
 
-def terms(config: FitConfig, faces: Faces, seed: int, objective: Objective) -> Terms:
+def terms(config: FitConfig, faces: TrialFeatures, seed: int, objective: Objective) -> Terms:
     """Every term of the objective for one detector configuration on one encoder's features.
 
     Raises:
         ValueError: the head cannot be fitted.
     """
-    head = fit_head(config, faces.fit, seed, threads=1)
+    head = trial_head(config, faces.fit, seed, threads=1)
     held, manipulated = head.score(faces.held), head.score(faces.manipulated)
     found = {
         "proxy": faces.proxy,
@@ -89,18 +83,17 @@ def area(real: np.ndarray, other: np.ndarray) -> float:
     return float(auc(*roc_counts(np.asarray(real, float), np.asarray(other, float)))[0])
 
 
-def likelihood(head: Head, faces: Faces) -> float:
+def likelihood(head: Head, faces: TrialFeatures) -> float:
     """Held-out likelihood as 1 / (1 + exp(-x)), x = nats a dimension and held-out face above one shrunk Gaussian.
 
     A likelihood alone changes with the scale and the number of dimensions. The ratio to a reference that was fitted to
     the same rows in the same (whitened) space does not: the Jacobian is in both. 0.5 is as good as one Gaussian; a
-    mixture that overfits falls below. Nearest neighbours state no likelihood: 0.5, neither praised nor blamed.
+    mixture that overfits falls below. Heads without ``density_rows`` get 0.5, neither praised nor blamed: nearest
+    neighbours state no likelihood, and one shrunk Gaussian is the reference itself.
     """
-    if not isinstance(head, OneClassHead):
+    fit, held = head.density_rows(faces.fit), head.density_rows(faces.held)
+    if fit is None or held is None:
         return 0.5
-    fit, held = (np.asarray(rows, np.float64) for rows in (faces.fit, faces.held))
-    if head.whitening is not None:
-        fit, held = head.whitening.apply(fit), head.whitening.apply(held)
     reference = fit_mahalanobis(fit, MahalanobisConfig(), threads=1)[0]
     gain = float(head.score(faces.held).mean() - reference.score(held).mean()) / fit.shape[1]
     return 1 / (1 + math.exp(-min(50.0, max(-50.0, gain))))
@@ -124,7 +117,7 @@ def _threshold(real: np.ndarray, fpr: float) -> float:
     return calibrate(real, fpr).threshold() if fpr * (len(real) + 1) >= 1 else -math.inf
 
 
-def _supervised(head: Head, held: np.ndarray, faces: Faces, fpr: float, objective: Objective) -> float:
+def _supervised(head: Head, held: np.ndarray, faces: TrialFeatures, fpr: float, objective: Objective) -> float:
     scores = [head.score(features) for features in faces.generated.values()]
     if objective.metric == "auc":
         return float(np.mean([area(held, own) for own in scores]))

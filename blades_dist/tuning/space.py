@@ -9,6 +9,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import BeforeValidator, Field, model_validator
 
+from blades_dist.config.heads import SECTIONS
 from blades_dist.settings import Config
 
 Value = bool | int | float | str | None
@@ -110,7 +111,7 @@ def distributions(space: Mapping[str, Dimension]) -> dict[str, BaseDistribution]
 def applies(key: str, kind: str) -> bool:
     """Whether a key of the fit configuration means anything to a detector of this kind."""
     section = key.split(".")[0]
-    return section not in ("oc", "mahalanobis", "knn") or section == kind
+    return section not in SECTIONS or section == kind
 
 
 def suggest(trial: optuna.Trial, space: Mapping[str, Dimension], kind: str) -> dict[str, Value]:

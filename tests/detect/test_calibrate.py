@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, binomtest, kstest
 
-from blades_dist.config import OneClassConfig
+from blades_dist.config import MixtureConfig
 from blades_dist.detect.calibrate import STANDARD_FPRS, Calibration, calibrate, measure, wilson
-from blades_dist.detect.one_class import fit_one_class
+from blades_dist.testing.toy_detector import fitted
 
 
 def test_by_hand_with_ties():
@@ -84,7 +84,7 @@ def _faces(n, seed, dimensions=40):
 
 def test_held_out_thresholds_keep_the_rate_and_those_of_training_faces_do_not():
     train, fresh = _faces(3000, 0), _faces(20_000, 2)
-    head = fit_one_class(train, OneClassConfig(components=3, starts=1), seed=0)
+    head = fitted(MixtureConfig(n_components=3, n_init=1), train, seed=0)
     scores = head.score(fresh)
     # Many calibration faces, so that the fresh ones' binomial interval is nearly all the uncertainty there is.
     held_out = calibrate(head.score(_faces(200_000, 1)), 0.05)

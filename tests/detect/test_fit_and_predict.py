@@ -19,7 +19,9 @@ from blades_dist.data.read import read_split
 from blades_dist.detect.detector import load_detector
 from blades_dist.detect.extract import Request, extract
 from blades_dist.detect.fit import LEAVE_ONE_OUT, fit_detector
-from blades_dist.detect.inspect import ImageReport, Unusable, inspect_files, lines, prepare
+from blades_dist.detect.inspect import inspect_files, lines
+from blades_dist.detect.preprocess import Unusable, preprocess
+from blades_dist.detect.schema import ImageReport
 from blades_dist.models.export import save_encoder
 from blades_dist.tasks import TAGS
 from blades_dist.testing.toy_detector import SIZE, tiny_encoder, write_photographs, write_shards
@@ -47,7 +49,7 @@ def world(tmp_path_factory, ray_cluster):
 
 
 def _config(root, **values):
-    oc = {"components": [1, 2], "pca": 4, "starts": 1}
+    oc = {"n_components": [1, 2], "n_pca_components": 4, "n_init": 1}
     defaults = {"encoder": str(root / "encoder"), "shards": root / "shards", "output": root / "detector", "oc": oc}
     return FitConfig.model_validate(defaults | values)
 
@@ -138,7 +140,7 @@ def test_prepared_crops_are_the_stored_ones(world):
     for path, stored in zip(batch["paths"], batch["images"], strict=True):
         file = world / "photos" / path
         sidecar = file.with_name(f"{file.stem}.faces.json").read_bytes()
-        prepared = prepare(file.read_bytes(), detector.info.preprocessing, *LIMITS, sidecar)
+        prepared = preprocess(file.read_bytes(), detector.info.preprocessing, *LIMITS, sidecar)
         assert np.array_equal(prepared.crops[0, 0], stored) and prepared.faces_from == "sidecar"
         assert prepared.crops.shape == (1, 4, 3, SIZE, SIZE)
 
@@ -187,15 +189,15 @@ def test_other_heads(world, kind):
 
 
 def test_fit_job(world, tmp_path):
-    common = [f"encoder={world / 'encoder'}", f"shards={world / 'shards'}", "oc.components=[1, 2]", "oc.starts=1"]
-    done = run_job("fit_detector.py", *common, "oc.pca=4", f"output={tmp_path / 'd'}")
+    common = [f"encoder={world / 'encoder'}", f"shards={world / 'shards'}", "oc.n_components=[1, 2]", "oc.n_init=1"]
+    done = run_job("fit_detector.py", *common, "oc.n_pca_components=4", f"output={tmp_path / 'd'}")
     assert done.returncode == 0, done.stderr
     assert "bic" in done.stdout and str(tmp_path / "d") in done.stdout and "95% interval" in done.stdout
     # The same faces, configuration and seed give the same decisions.
     rows = np.random.default_rng(0).normal(size=(9, 16)).astype(np.float32)
     assert np.array_equal(load_detector(tmp_path / "d").score(rows), load_detector(world / "detector").score(rows))
     for wrong, message in (
-        ([*common, "oc.pca=99"], "oc.pca=99"),
+        ([*common, "oc.n_pca_components=99"], "oc.n_pca_components=99"),
         ([*common, "fpr=0.0001"], "ingest at least 9999"),
         ([*common[1:], f"encoder={tmp_path}"], "encoder.json is missing"),
     ):
@@ -294,12 +296,12 @@ def test_whole_image_and_small_faces(world, folder):
     detector = load_detector(world / "detector")
     how = detector.info.preprocessing
     data = (folder / "0302.jpg").read_bytes()
-    whole = prepare(data, how, *LIMITS, whole=True)
+    whole = preprocess(data, how, *LIMITS, whole=True)
     assert whole.faces_from == "whole image" and whole.faces[0].box == (0, 0, 128, 128)
     ((_, answer),) = inspect_files(detector, [folder / "0302.jpg"], *LIMITS, whole=True)
     assert isinstance(answer, ImageReport) and answer.faces[0].landmarks is None
     with pytest.raises(Rejected, match="need") as caught:
-        prepare(data, how.model_copy(update={"min_face_px": 200}), *LIMITS)
+        preprocess(data, how.model_copy(update={"min_face_px": 200}), *LIMITS)
     assert caught.value.reason == "face_too_small"
     ((_, answer),) = inspect_files(detector, [folder / "0302.jpg"], 100, 10**7)
     assert isinstance(answer, Unusable) and answer.reason == "too_large"

@@ -1,21 +1,23 @@
 import numpy as np
 import pytest
 
-from blades_dist.config import BinaryConfig, KnnConfig, MahalanobisConfig, OneClassConfig
-from blades_dist.detect.binary import fit_binary
-from blades_dist.detect.heads import HEADS, ProbabilityHead, head_from_tensors
-from blades_dist.detect.knn import fit_knn
-from blades_dist.detect.linear import LinearHead
-from blades_dist.detect.mahalanobis import fit_mahalanobis
-from blades_dist.detect.one_class import fit_one_class
-from blades_dist.testing.toy_detector import unit_rows
+from blades_dist.config import KnnConfig, MahalanobisConfig, MixtureConfig, PerceptronConfig
+from blades_dist.detect.heads import HEADS, head_from_tensors
+from blades_dist.detect.heads.base import ProbabilityHead
+from blades_dist.detect.heads.knn import fit_knn
+from blades_dist.detect.heads.linear import LinearHead
+from blades_dist.detect.heads.mahalanobis import fit_mahalanobis
+from blades_dist.detect.heads.perceptron import fit_perceptron
+from blades_dist.testing.toy_detector import fitted, unit_rows
 
 
 @pytest.fixture(scope="module")
 def heads():
     rows = unit_rows(150, 6)
-    mixture = fit_one_class(rows, OneClassConfig(components=2, pca=4, covariance="tied", starts=1), seed=0)
-    perceptron, _ = fit_binary(rows, rows[:40] + 1, mixture.score(rows), BinaryConfig(hidden=8, epochs=2), seed=0)
+    mixture = fitted(MixtureConfig(n_components=2, n_pca_components=4, covariance_type="tied", n_init=1), rows, seed=0)
+    perceptron, _ = fit_perceptron(
+        rows, rows[:40] + 1, mixture.score(rows), PerceptronConfig(hidden=8, epochs=2), seed=0
+    )
     return {
         "oc": mixture,
         "mahalanobis": fit_mahalanobis(rows, MahalanobisConfig())[0],

@@ -4,7 +4,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from blades_dist.config import KnnConfig
-from blades_dist.detect.knn import KnnHead, fit_knn
+from blades_dist.detect.heads.knn import KnnHead, fit_knn
 from blades_dist.testing.toy_detector import unit_rows
 
 

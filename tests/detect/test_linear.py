@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from blades_dist.detect.linear import LinearHead
+from blades_dist.detect.heads.linear import LinearHead
 
 HEAD = LinearHead(np.array([1.0, -2.0, 0.5]), np.array([0.25]), temperature=2.0)
 

@@ -3,10 +3,9 @@ import pytest
 from scipy.stats import multivariate_normal
 from sklearn.covariance import LedoitWolf
 
-from blades_dist.config import MahalanobisConfig, OneClassConfig
-from blades_dist.detect.mahalanobis import MahalanobisHead, fit_mahalanobis
-from blades_dist.detect.one_class import fit_one_class
-from blades_dist.testing.toy_detector import unit_rows
+from blades_dist.config import MahalanobisConfig, MixtureConfig
+from blades_dist.detect.heads.mahalanobis import MahalanobisHead, fit_mahalanobis
+from blades_dist.testing.toy_detector import fitted, unit_rows
 
 
 @pytest.mark.parametrize("n", [400, 6])  # six faces in eight dimensions: only the shrinkage makes them a density
@@ -41,7 +40,7 @@ def test_by_hand_and_order_of_distance():
 
 def test_is_a_mixture_of_one_without_shrinkage():
     rows = unit_rows(2000, 5)
-    mixture = fit_one_class(rows, OneClassConfig(components=1, regularisation=1e-12), seed=0)
+    mixture = fitted(MixtureConfig(n_components=1, reg_covar=1e-12), rows, seed=0)
     head, _ = fit_mahalanobis(rows, MahalanobisConfig(shrinkage=0))
     np.testing.assert_allclose(head.score(rows), mixture.score(rows), rtol=1e-6, atol=1e-6)
 

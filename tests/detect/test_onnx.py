@@ -11,15 +11,13 @@ import torch
 from transformers import ViTConfig, ViTModel
 
 from blades_dist.detect.detector import load_detector, save_detector
-from blades_dist.detect.heads import Head
-from blades_dist.detect.knn import KnnHead
-from blades_dist.detect.linear import LinearHead
-from blades_dist.detect.mahalanobis import MahalanobisHead
-from blades_dist.detect.mixture import Covariance, OneClassHead
-from blades_dist.detect.onnx import export_onnx
-from blades_dist.detect.onnx_heads import head_graph
-from blades_dist.detect.perceptron import BinaryHead
-from blades_dist.detect.whitening import Whitening
+from blades_dist.detect.heads.base import Head
+from blades_dist.detect.heads.knn import KnnHead
+from blades_dist.detect.heads.linear import LinearHead
+from blades_dist.detect.heads.mahalanobis import MahalanobisHead
+from blades_dist.detect.heads.mixture import Covariance, MixtureHead, Whitening
+from blades_dist.detect.heads.perceptron import PerceptronHead
+from blades_dist.detect.onnx import export_onnx, head_graph
 from blades_dist.models.export import FrozenEncoder, open_encoder
 from blades_dist.testing.toy_detector import tiny_encoder, toy_detector, unit_rows
 from tests.jobs import run_job
@@ -31,14 +29,14 @@ D = 16
 RANDOM = np.random.default_rng(8)
 
 
-def mixture(covariance: Covariance, pca: int | None = None) -> OneClassHead:
+def mixture(covariance: Covariance, pca: int | None = None) -> MixtureHead:
     p, k = pca or D, 3
     upper = np.triu(RANDOM.normal(size=(k, p, p)), 1) + np.eye(p) * RANDOM.uniform(5, 20, (k, 1, p))
     scales = RANDOM.uniform(5, 20, (k, p))
     factors = {"full": upper, "tied": upper[0], "diag": scales, "spherical": scales[:, 0]}[covariance]
     whitening = pca and Whitening(RANDOM.normal(size=D), RANDOM.normal(size=(p, D)), RANDOM.uniform(0.1, 1, p))
     means = RANDOM.normal(size=(k, p)) * (1.0 if pca else 0.2)
-    return OneClassHead(covariance, np.array([0.2, 0.3, 0.5]), means, factors, whitening or None)
+    return MixtureHead(covariance, np.array([0.2, 0.3, 0.5]), means, factors, whitening or None)
 
 
 HEADS: dict[str, Callable[[], Head]] = {
@@ -51,7 +49,7 @@ HEADS: dict[str, Callable[[], Head]] = {
     "mahalanobis": lambda: MahalanobisHead(RANDOM.normal(size=D), mixture("tied").precisions),
     "nearest": lambda: KnnHead(unit_rows(50, D), np.array([0.0, 0.0, 1.0])),
     "mean of nearest": lambda: KnnHead(unit_rows(50, D), np.full(4, 0.25)),
-    "bc": lambda: BinaryHead(
+    "bc": lambda: PerceptronHead(
         *(RANDOM.normal(size=size) for size in ((7, D), (7,), (2, 7), (2,))),  # type: ignore[misc]
         temperature=1.7,
     ),
@@ -66,7 +64,7 @@ def test_a_heads_graph_is_its_score(name: str) -> None:
 
 
 def test_a_mixtures_graph_does_not_overflow() -> None:
-    sharp = OneClassHead("spherical", np.array([0.5, 0.5]), np.eye(2, D), np.array([1e3, 1e3]))
+    sharp = MixtureHead("spherical", np.array([0.5, 0.5]), np.eye(2, D), np.array([1e3, 1e3]))
     rows = unit_rows(5, D)
     assert sharp.score(rows).max() < -1e4  # exp of it is 0, and of its negative infinite
     np.testing.assert_allclose(head_graph(sharp)(torch.tensor(rows)).numpy(), sharp.score(rows), rtol=1e-11)
@@ -129,7 +127,7 @@ def test_the_job_exports_a_bundle_with_what_a_verdict_needs(tmp_path: Path) -> N
 
 
 def test_a_head_without_a_graph_is_refused(tmp_path: Path) -> None:
-    class Constant:
+    class Constant(Head):
         dimensions = D
 
         def score(self, features: np.ndarray) -> np.ndarray:
@@ -138,7 +136,11 @@ def test_a_head_without_a_graph_is_refused(tmp_path: Path) -> None:
         def tensors(self) -> dict[str, np.ndarray]:
             return {}
 
-    with pytest.raises(ValueError, match="a Constant cannot be exported to ONNX; heads that can: OneClassHead"):
+        @classmethod
+        def from_tensors(cls, tensors: object, covariance: str | None = None) -> "Constant":
+            return cls()
+
+    with pytest.raises(ValueError, match="a Constant cannot be exported to ONNX; heads that can: MixtureHead"):
         export_onnx(tiny_encoder(), Constant(), tmp_path / "x.onnx", {})
     assert not list(tmp_path.iterdir())
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from blades_dist.detect.temperature import HIGHEST, LOWEST, balanced_loss, fit_temperature
+from blades_dist.detect.heads.temperature import HIGHEST, LOWEST, balanced_loss, fit_temperature
 
 
 def _calibrated(n, seed=0):

@@ -77,7 +77,7 @@ def save_random_encoder(folder, seed):
 
 
 def fit(root, name, **values):
-    oc = {"components": 2, "pca": 4, "starts": 1}
+    oc = {"n_components": 2, "n_pca_components": 4, "n_init": 1}
     config = {"shards": root / "shards", "output": root / name, "oc": oc, "bc": {"hidden": 8, "epochs": 5}}
     config["re_encodings"] = [VIEW]
     fit_detector(FitConfig.model_validate(config | values), lambda _: None)

@@ -19,21 +19,22 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
-from blades_dist.config import FitConfig, OneClassConfig
+from blades_dist.config import FitConfig, MixtureConfig
 from blades_dist.detect.consistency import claimed_labels
 from blades_dist.detect.detector import Detector, save_detector
 from blades_dist.detect.features import FeatureSet
 from blades_dist.detect.fit import CALIBRATE, FIT, MEASURE, RealFaces, assemble
-from blades_dist.detect.fitting import Fitted
-from blades_dist.detect.inspect import ImageReport, Prepared, prepare, report
-from blades_dist.detect.one_class import fit_one_class
+from blades_dist.detect.heads.base import Fitted
+from blades_dist.detect.inspect import report
+from blades_dist.detect.preprocess import PreprocessedImage, preprocess
+from blades_dist.detect.schema import ImageReport
 from blades_dist.serving.api import make_api
 from blades_dist.serving.middleware import read_tokens
 from blades_dist.simulate.dataset import generated, photograph
 from blades_dist.simulate.generators import FAMILIES
 from blades_dist.tasks import TAGS
 from blades_dist.testing.service import Local, small_config
-from blades_dist.testing.toy_detector import tiny_encoder, toy_detector, toy_manifest
+from blades_dist.testing.toy_detector import fitted, tiny_encoder, toy_detector, toy_manifest
 
 MAX_BYTES, MAX_PIXELS = 2_000_000, 1_000_000
 VIEWS = ("jpeg75",)
@@ -53,7 +54,7 @@ def write_detector(folder: Path) -> None:
         found = [photograph(index, seed=5, size=64) for index in range(start, start + count)]
         start += count
         ready = [
-            prepare(one.jpeg, how.model_copy(update={"min_face_px": 16}), MAX_PIXELS, MAX_BYTES, _sidecar(one))
+            preprocess(one.jpeg, how.model_copy(update={"min_face_px": 16}), MAX_PIXELS, MAX_BYTES, _sidecar(one))
             for one in found
         ]
         features = encoder.features(torch.from_numpy(np.concatenate([one.crops for one in ready])).flatten(0, 1))
@@ -70,19 +71,19 @@ def write_detector(folder: Path) -> None:
         fpr=0.1,
         unsure_fpr=0.2,
         re_encodings=VIEWS,
-        oc=OneClassConfig(components=1, pca=4),
+        oc=MixtureConfig(n_components=1, n_pca_components=4),
     )
-    mixture = fit_one_class(splits[FIT].features, config.oc, seed=0)
-    save_detector(folder, assemble(config, encoder, real, Fitted("oc", mixture)))
+    mixture = fitted(config.section("oc"), splits[FIT].features)
+    save_detector(folder, assemble(config, encoder, real, Fitted(mixture)))
 
 
 def expected(detector: Detector, data: bytes, fpr: float | None = None, whole: bool = False) -> ImageReport:
     """What the page has to show: the answer for a file's bytes without any service.
 
     Raises:
-        Rejected: as ``prepare``.
+        Rejected: as ``preprocess``.
     """
-    prepared: Prepared = prepare(data, detector.info.preprocessing, MAX_PIXELS, MAX_BYTES, whole=whole)
+    prepared: PreprocessedImage = preprocess(data, detector.info.preprocessing, MAX_PIXELS, MAX_BYTES, whole=whole)
     return report(detector, prepared, detector.detect(prepared.crops, fpr))
 
 

@@ -1,4 +1,4 @@
-"""The bounded decoding process: what it gives is what ``prepare`` gives, and what becomes of files that it dies of."""
+"""The bounded decoding process gives what ``preprocess`` gives; and what becomes of files that it dies of."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ import pytest
 
 from blades_dist.data.decode import Rejected
 from blades_dist.data.sandbox import SandboxError
-from blades_dist.detect.preprocess import Prepared, Unusable, prepare
+from blades_dist.detect.preprocess import PreprocessedImage, Unusable, preprocess
 from blades_dist.serving.decoding import DecodeProcess
 from blades_dist.testing.hostile_bytes import claimed_jpeg, png
 from blades_dist.testing.service import encoded, noise
@@ -35,11 +35,11 @@ def test_what_it_gives_is_what_prepare_gives(process, detector, photos):
             for whole in (False, True):
                 there = process.prepare(data, own, whole)
                 try:
-                    here = prepare(data, own, *LIMITS, whole=whole)
+                    here = preprocess(data, own, *LIMITS, whole=whole)
                 except Rejected as error:
                     assert there == Unusable(error.reason, error.detail)
                     continue
-                assert isinstance(there, Prepared)
+                assert isinstance(there, PreprocessedImage)
                 judged += 1
                 assert there.crops.dtype == here.crops.dtype and np.array_equal(there.crops, here.crops)
                 for a, b in zip(there.faces, here.faces, strict=True):
@@ -98,7 +98,7 @@ def test_a_process_that_dies_at_work_is_replaced(process, detector, monkeypatch,
             os.kill(process.pid, signal.SIGCONT)
     thread.join(60)
     assert process.failures == before + times
-    assert isinstance(found[0], Prepared) if reason is None else found[0].reason == reason
+    assert isinstance(found[0], PreprocessedImage) if reason is None else found[0].reason == reason
     assert process.prepare(noise(1), how, True).faces
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from blades_dist.tuning.config import SweepConfig
 
 SPACE = {"train.lr": {"low": 1e-5, "high": 1e-2, "log": True}, "bilevel.initial.face_coarse": {"low": 0.5, "high": 2.0}}
-DETECTORS = {"kind": ["oc", "knn", "mahalanobis"], "fpr": [0.05, 0.1], "oc.components": {"low": 1, "high": 3}}
+DETECTORS = {"kind": ["oc", "knn", "mahalanobis"], "fpr": [0.05, 0.1], "oc.n_components": {"low": 1, "high": 3}}
 
 
 def config(folder: Path, shards: Path | str = "shards", **values: Any) -> SweepConfig:
@@ -23,7 +23,7 @@ def config(folder: Path, shards: Path | str = "shards", **values: Any) -> SweepC
             },
             "train": {"batch_size": 8, "max_steps": 6, "cpus_per_worker": 0.5, "log_every": 100},
         },
-        "fit": {"oc": {"components": 1, "pca": 4, "starts": 1}, "re_encodings": []},
+        "fit": {"oc": {"n_components": 1, "n_pca_components": 4, "n_init": 1}, "re_encodings": []},
         "encoders": {"candidates": 2, "validate_every": 2, "grace": 2, "reduction": 2, "space": SPACE},
         "detectors": {"trials": 7, "space": DETECTORS},
         "bootstrap": 100,

@@ -63,7 +63,7 @@ def test_a_detector_is_asked_only_for_what_its_kind_has(tmp_path: Path) -> None:
         values = suggest(trial, space, "oc")
         seen.add(values["kind"])
         assert all(applies(key, str(values["kind"])) for key in values)
-        assert ("oc.components" in values) == (values["kind"] == "oc")
+        assert ("oc.n_components" in values) == (values["kind"] == "oc")
         study.tell(trial, 0.0)
     assert seen == {"oc", "knn", "mahalanobis"}
 
@@ -83,7 +83,7 @@ def test_values_reach_their_configuration(tmp_path: Path) -> None:
     [
         ({"encoders": {"space": {"train.lrr": [1, 2]}}}, r"encoders.space: train.lrr: unknown key"),
         ({"encoders": {"space": {"train.lr": {"low": -1.0, "high": 1.0}}}}, r"train.lr: .*greater than 0"),
-        ({"detectors": {"space": {"oc.covariance": ["full", "round"]}}}, r"oc.covariance: "),
+        ({"detectors": {"space": {"oc.covariance_type": ["full", "round"]}}}, r"oc.covariance_type: "),
         ({"encoders": {"scheduler": "population"}}, "lambda; leave it out"),
         ({"encoders": {"scheduler": "population", "space": {"train.lr": [0.1, 0.2]}}}, "set constant"),
         ({"encoders": {"scheduler": "population", "seeds": 2}}, "exchange weights"),

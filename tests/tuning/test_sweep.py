@@ -93,7 +93,7 @@ def test_a_sweep_ends_with_tables_a_page_and_a_bundle(taken_up: tuple[SweepConfi
     assert found["best"]["score"] == pytest.approx(max(scores))
     default = next(row for row in found["detectors"] if row["number"] == 0)
     measured = json.loads((place / "encoders" / "small-c000-s0" / "objective.json").read_text())
-    assert default["values"] == {"kind": "oc", "fpr": 0.05, "oc.components": 1}
+    assert default["values"] == {"kind": "oc", "fpr": 0.05, "oc.n_components": 1}
     assert default["score"] == pytest.approx(measured["score"]), "both levels measure alike"
     first, best = found["comparison"]["contestants"]
     assert first["name"] == "default" and set(first["auc"]) == {"spectral", "diffusion"}

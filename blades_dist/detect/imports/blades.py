@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import CLIPTokenizer, ResNetConfig, ResNetModel
 
 from blades_dist.config import ImageTowerConfig, Resize
+from blades_dist.detect.heads.perceptron import PerceptronHead
 from blades_dist.detect.imports.folder import Imported
-from blades_dist.detect.perceptron import BinaryHead
 from blades_dist.distributed import World
 from blades_dist.models.batchnorm import replace_batchnorm
 from blades_dist.models.clip_layout import is_text, prompt_features
@@ -132,7 +132,7 @@ def _text_side(text: State, tokenizer: str | None) -> tuple[Tensor, Tensor]:
     return F.normalize(found, dim=-1), text["logit_scale"].reshape(1).exp()
 
 
-def _perceptron(state: State, generated_column: int) -> BinaryHead:
+def _perceptron(state: State, generated_column: int) -> PerceptronHead:
     missing = [name for name in _PERCEPTRON if name not in state]
     if missing:
         raise ValueError(f"the perceptron is incomplete: {some_names(missing)} is missing")
@@ -143,7 +143,7 @@ def _perceptron(state: State, generated_column: int) -> BinaryHead:
     if shapes != wanted:
         raise ValueError(f"the perceptron's shapes are {shapes}; expected {wanted}")
     order = np.array([1 - generated_column, generated_column])  # ours: photographic, AI-generated
-    return BinaryHead(
+    return PerceptronHead(
         hidden_weight=values["fc1.weight"],
         hidden_bias=values["fc1.bias"],
         out_weight=values["fc2.weight"][order],

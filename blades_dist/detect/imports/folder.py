@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from blades_dist.detect.heads import Head, head_from_tensors
-from blades_dist.detect.perceptron import BinaryHead
+from blades_dist.detect.heads import head_from_tensors
+from blades_dist.detect.heads.base import Head
 from blades_dist.models.export import FrozenEncoder, encoder_digest, load_encoder, save_encoder
 
 ENCODER, HEAD, INDEX = "encoder", "head.safetensors", "import.json"
@@ -29,9 +29,9 @@ class Imported:
     kind: str
 
     @property
-    def head_kind(self) -> Literal["bc", "linear"] | None:
+    def head_kind(self) -> str | None:
         """The head's kind as bundles name it."""
-        return None if self.head is None else "bc" if isinstance(self.head, BinaryHead) else "linear"
+        return None if self.head is None else self.head.kind
 
 
 class ImportInfo(BaseModel):
@@ -41,7 +41,7 @@ class ImportInfo(BaseModel):
 
     schema_version: Literal[1] = 1
     kind: str
-    head: Literal["bc", "linear"] | None
+    head: str | None
     encoder_digest: str
 
 

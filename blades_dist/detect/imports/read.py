@@ -8,27 +8,15 @@ from typing import Any
 from transformers import ResNetConfig, ResNetModel
 
 from blades_dist.config import ImportConfig, Resize
+from blades_dist.detect.heads.linear import LinearHead
 from blades_dist.detect.imports.blades import read_released, unwrapped
-from blades_dist.detect.imports.folder import Imported, load_import, save_import
-from blades_dist.detect.linear import LinearHead
+from blades_dist.detect.imports.folder import Imported
 from blades_dist.models.clip_layout import image_tower
 from blades_dist.models.convert import State, fill, read_state
 from blades_dist.models.encoder_info import EncoderInfo
 from blades_dist.models.frozen import FrozenEncoder
 from blades_dist.models.hub import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, from_huggingface
 from blades_dist.models.towers import HubTower, described
-
-__all__ = [
-    "Imported",
-    "load_import",
-    "read_clip",
-    "read_cnndetection",
-    "read_import",
-    "read_released",
-    "read_univfd",
-    "recognised",
-    "save_import",
-]
 
 
 def read_import(config: ImportConfig) -> Imported:

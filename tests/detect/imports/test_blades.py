@@ -13,9 +13,9 @@ from scipy.special import expit
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
+from blades_dist.detect.heads.mixture import MixtureHead
 from blades_dist.detect.imports.blades import read_released
 from blades_dist.detect.imports.folder import load_import, save_import
-from blades_dist.detect.one_class import OneClassHead
 from blades_dist.tasks import task_set
 from tests.detect.imports.published import (
     POSITIONS,
@@ -89,7 +89,7 @@ def mixture_scores_agree(found: np.ndarray, direct: np.ndarray) -> None:
     exact = direct.astype(np.float64)
     rows = np.repeat(exact, 60, 0) + random.normal(0, 0.02, (240, exact.shape[1]))
     theirs = GaussianMixture(2, covariance_type="full", reg_covar=1e-4, random_state=0).fit(rows)
-    ours = OneClassHead("full", theirs.weights_, theirs.means_, theirs.precisions_cholesky_)
+    ours = MixtureHead("full", theirs.weights_, theirs.means_, theirs.precisions_cholesky_)
     np.testing.assert_allclose(ours.score(exact), theirs.score_samples(exact), rtol=1e-9)
     np.testing.assert_allclose(ours.score(found), theirs.score_samples(exact), rtol=1e-5)
 

@@ -67,7 +67,9 @@ def prepared(detector: Detector, faces: list[np.ndarray]) -> np.ndarray:
 
 
 def test_oc(shards: Path, oc: State, tmp_path: Path, ray_cluster: None) -> None:
-    detector = imported(oc, "OC.pth", shards, tmp_path, "oc.components=2", "oc.covariance=full", "oc.pca=4")
+    detector = imported(
+        oc, "OC.pth", shards, tmp_path, "oc.n_components=2", "oc.covariance_type=full", "oc.n_pca_components=4"
+    )
     assert detector.info.kind == "oc" and detector.info.training.real == len(crops(shards, "train"))
     faces = crops(shards, "calibration")
     direct = features(oc, faces)

@@ -12,7 +12,8 @@ from scipy.special import expit
 from transformers import CLIPConfig, CLIPModel
 
 from blades_dist.config import ImportConfig
-from blades_dist.detect.imports.read import Imported, load_import, read_import, save_import
+from blades_dist.detect.imports.folder import Imported, load_import, save_import
+from blades_dist.detect.imports.read import read_import
 from tests.detect.imports import published
 from tests.detect.imports.published import crops_of, normalised, resnet50, resnet50_forward
 from tests.jobs import run_job

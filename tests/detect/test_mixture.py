@@ -5,19 +5,18 @@ import pytest
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_info
 
-from blades_dist.config import OneClassConfig
-from blades_dist.detect.one_class import (
+from blades_dist.config import MixtureConfig
+from blades_dist.detect.heads.mixture import (
     MixtureFit,
-    OneClassHead,
+    MixtureHead,
     Whitening,
     choose,
     fit_mixture,
-    fit_one_class,
+    fit_whitening,
     refit,
     split_rows,
 )
-from blades_dist.detect.whitening import fit_whitening
-from blades_dist.testing.toy_detector import unit_rows
+from blades_dist.testing.toy_detector import fitted, unit_rows
 
 COVARIANCES = ("full", "tied", "diag", "spherical")
 
@@ -26,7 +25,9 @@ COVARIANCES = ("full", "tied", "diag", "spherical")
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_score_equals_scikit_learn(covariance, pca):
     rows = unit_rows(400, 8)
-    head = fit_one_class(rows, OneClassConfig(components=3, covariance=covariance, pca=pca, starts=1), seed=0)
+    head = fitted(
+        MixtureConfig(n_components=3, covariance_type=covariance, n_pca_components=pca, n_init=1), rows, seed=0
+    )
     fresh = unit_rows(5000, 8, seed=1)  # more rows than one scoring pass takes
     z = fresh.astype(float)
     if head.whitening:
@@ -41,7 +42,7 @@ def test_score_equals_scikit_learn(covariance, pca):
 
 
 def test_one_gaussian_by_hand():
-    head = OneClassHead("diag", np.ones(1), np.array([[1.0, 2.0]]), np.array([[2.0, 0.5]]))  # sigma 0.5 and 2
+    head = MixtureHead("diag", np.ones(1), np.array([[1.0, 2.0]]), np.array([[2.0, 0.5]]))  # sigma 0.5 and 2
     expected = -0.5 * ((0 - 1) ** 2 / 0.25 + (0 - 2) ** 2 / 4) - np.log(2 * np.pi) - np.log(0.5 * 2)
     assert head.score(np.zeros((1, 2)))[0] == pytest.approx(expected, abs=1e-12)
 
@@ -50,45 +51,45 @@ def test_whitened_training_features_are_white():
     rows = unit_rows(300, 8)
     whitening = fit_whitening(rows.astype(float), 4)
     np.testing.assert_allclose(np.cov(whitening.apply(rows.astype(float)), rowvar=False), np.eye(4), atol=1e-9)
-    assert fit_one_class(rows, OneClassConfig(components=1, pca=4), seed=0).dimensions == 8
+    assert fitted(MixtureConfig(n_components=1, n_pca_components=4), rows, seed=0).dimensions == 8
 
 
 @pytest.mark.parametrize("pca", [None, 3])
 def test_tensors_round_trip(pca):
-    head = fit_one_class(unit_rows(200, 6), OneClassConfig(components=2, pca=pca), seed=3)
-    again = OneClassHead.from_tensors(head.tensors(), "full")
+    head = fitted(MixtureConfig(n_components=2, n_pca_components=pca), unit_rows(200, 6), seed=3)
+    again = MixtureHead.from_tensors(head.tensors(), "full")
     rows = unit_rows(50, 6, seed=9)
     assert np.array_equal(head.score(rows), again.score(rows))
     with pytest.raises(ValueError, match="do not fit"):
-        OneClassHead.from_tensors(head.tensors(), "diag")
+        MixtureHead.from_tensors(head.tensors(), "diag")
     with pytest.raises(ValueError, match="'means' is missing"):
-        OneClassHead.from_tensors({k: v for k, v in head.tensors().items() if k != "means"}, "full")
+        MixtureHead.from_tensors({k: v for k, v in head.tensors().items() if k != "means"}, "full")
     with pytest.raises(ValueError, match="'means' is not finite"):
-        OneClassHead.from_tensors(head.tensors() | {"means": head.means * np.nan}, "full")
+        MixtureHead.from_tensors(head.tensors() | {"means": head.means * np.nan}, "full")
 
 
 def test_equal_seeds_give_equal_heads():
-    rows, config = unit_rows(200, 6), OneClassConfig(components=3)
-    first, second = (fit_one_class(rows, config, seed=4) for _ in range(2))
+    rows, config = unit_rows(200, 6), MixtureConfig(n_components=3)
+    first, second = (fitted(config, rows, seed=4) for _ in range(2))
     assert all(np.array_equal(a, second.tensors()[name]) for name, a in first.tensors().items())
 
 
 def test_refuses_what_the_rows_cannot_support():
     with pytest.raises(ValueError, match=r"54 real faces .* are too few for 10 full Gaussians in 8 .* at least 90"):
-        fit_one_class(unit_rows(60, 8), OneClassConfig(components=10), seed=0)
-    fit_one_class(unit_rows(60, 8), OneClassConfig(components=10, covariance="diag", starts=1), seed=0)
-    with pytest.raises(ValueError, match=r"oc\.pca=9.*at most 8"):
-        fit_one_class(unit_rows(60, 8), OneClassConfig(components=1, pca=9), seed=0)
+        fitted(MixtureConfig(n_components=10), unit_rows(60, 8), seed=0)
+    fitted(MixtureConfig(n_components=10, covariance_type="diag", n_init=1), unit_rows(60, 8), seed=0)
+    with pytest.raises(ValueError, match=r"oc\.n_pca_components=9.*at most 8"):
+        fitted(MixtureConfig(n_components=1, n_pca_components=9), unit_rows(60, 8), seed=0)
     flat = np.repeat(unit_rows(60, 8)[:, :2], 4, axis=1)
     with pytest.raises(ValueError, match="2 directions only"):
-        fit_one_class(flat, OneClassConfig(components=1, pca=3), seed=0)
+        fitted(MixtureConfig(n_components=1, n_pca_components=3), flat, seed=0)
     with pytest.raises(ValueError, match="finite"):
-        fit_one_class(unit_rows(60, 8) * np.nan, OneClassConfig(components=1), seed=0)
-    head = OneClassHead("diag", np.ones(1), np.zeros((1, 2)), np.ones((1, 2)), Whitening(*np.ones((3, 2, 2))))
+        fitted(MixtureConfig(n_components=1), unit_rows(60, 8) * np.nan, seed=0)
+    head = MixtureHead("diag", np.ones(1), np.zeros((1, 2)), np.ones((1, 2)), Whitening(*np.ones((3, 2, 2))))
     with pytest.raises(ValueError, match="expected features"):
         head.score(np.zeros((4, 3)))
-    with pytest.raises(ValueError, match=r"collapsed; raise oc\.regularisation"):
-        fit_one_class(flat, OneClassConfig(components=2, regularisation=1e-300), seed=0)
+    with pytest.raises(ValueError, match=r"collapsed; raise oc\.reg_covar"):
+        fitted(MixtureConfig(n_components=2, reg_covar=1e-300), flat, seed=0)
 
 
 def _blobs(n=900, centres=3, dimensions=4, seed=0):
@@ -98,7 +99,7 @@ def _blobs(n=900, centres=3, dimensions=4, seed=0):
 
 
 def test_figures_are_of_the_rows_they_claim():
-    rows, config = _blobs(), OneClassConfig(held_out=0.2)
+    rows, config = _blobs(), MixtureConfig(held_out=0.2)
     fit = fit_mixture(rows, config, seed=5, components=2)
     kept, held = split_rows(900, 0.2, 5)
     assert (fit.rows, fit.held_out_rows, fit.components) == (len(kept), len(held), 2) == (720, 180, 2)
@@ -116,16 +117,16 @@ def test_figures_are_of_the_rows_they_claim():
 
 @pytest.mark.parametrize("by", ["held_out", "bic"])
 def test_the_right_size_is_chosen(by):
-    config = OneClassConfig(components=[6, 1, 3, 2], choose_by=by)
+    config = MixtureConfig(n_components=[6, 1, 3, 2], choose_by=by)
     assert config.sizes == [1, 2, 3, 6]
     candidates = [fit_mixture(_blobs(), config, 0, size) for size in config.sizes]
     assert choose(candidates, by).components == 3
-    assert len(fit_one_class(_blobs(), config, seed=0).weights) == 3
+    assert len(fitted(config, _blobs(), seed=0).weights) == 3
 
 
 def test_choice_by_hand():
-    head = OneClassHead("diag", np.ones(1), np.zeros((1, 2)), np.ones((1, 2)))
-    two = OneClassHead("diag", np.ones(2) / 2, np.zeros((2, 2)), np.ones((2, 2)))
+    head = MixtureHead("diag", np.ones(1), np.zeros((1, 2)), np.ones((1, 2)))
+    two = MixtureHead("diag", np.ones(2) / 2, np.zeros((2, 2)), np.ones((2, 2)))
     small = MixtureFit(head, 10.0, -1.0, -3.0, 9, 1, 4, True)
     large = replace(small, head=two, bic=12.0, held_out_log_likelihood=-2.0)
     assert choose([large, small], "bic") is small and choose([small, large], "held_out") is large
@@ -138,7 +139,7 @@ def test_choice_by_hand():
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_refit_goes_on_from_the_choice_with_all_rows(covariance, pca):
     rows = unit_rows(400, 6)
-    config = OneClassConfig(components=2, covariance=covariance, pca=pca, starts=1, held_out=0.3)
+    config = MixtureConfig(n_components=2, covariance_type=covariance, n_pca_components=pca, n_init=1, held_out=0.3)
     chosen = fit_mixture(rows, config, 0, 2)
     final = refit(rows, chosen, config)
     # EM never lowers the likelihood of the rows it is given; a start from elsewhere could end anywhere.
@@ -151,9 +152,9 @@ def test_refit_goes_on_from_the_choice_with_all_rows(covariance, pca):
 
 
 def test_missing_convergence_is_told(recwarn):
-    config = OneClassConfig(components=4, iterations=1, starts=1)
+    config = MixtureConfig(n_components=4, max_iter=1, n_init=1)
     fit = fit_mixture(unit_rows(400, 6), config, 0, 4)
-    assert not fit.converged and "oc.iterations" in fit.notes[0] and fit.figures()["converged"] == 0
+    assert not fit.converged and "oc.max_iter" in fit.notes[0] and fit.figures()["converged"] == 0
     assert "not converged after 1 iterations" in refit(unit_rows(400, 6), fit, config).notes[0]
     assert not [warning for warning in recwarn if "onverge" in str(warning.message)]
 
@@ -167,11 +168,11 @@ def test_threads_are_those_asked_for(monkeypatch):
 
     monkeypatch.setattr(GaussianMixture, "fit", spy)
     for threads in (1, 2):
-        fit_one_class(unit_rows(100, 4), OneClassConfig(components=1), seed=0, threads=threads)
+        fitted(MixtureConfig(n_components=1), unit_rows(100, 4), seed=0, threads=threads)
     assert seen == [{1}, {1}, {2}, {2}]
 
 
 @pytest.mark.parametrize("sizes", [0, [], [1, 1], [0, 2]])
 def test_sizes_that_make_no_sense(sizes):
     with pytest.raises(ValueError, match="each at least 1"):
-        OneClassConfig(components=sizes)
+        MixtureConfig(n_components=sizes)

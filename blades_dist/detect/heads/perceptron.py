@@ -1,7 +1,12 @@
-"""Fitting the binary head: real faces against AI faces and pseudo-outliers, stopped by generators held out."""
+"""Perceptron (paper, BC): one hidden layer on frozen features of real and of AI faces.
 
-from collections.abc import Callable, Sequence
+It is fitted to real faces against AI faces and pseudo-outliers, and stopped by generators held out; plain arrays
+remain.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -9,15 +14,100 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blades_dist.config import BinaryConfig
-from blades_dist.detect.perceptron import GENERATED, REAL, BinaryHead
-from blades_dist.detect.temperature import HIGHEST, LOWEST, balanced_loss, fit_temperature
+from blades_dist.config import PerceptronConfig
+from blades_dist.detect.heads.arrays import check_features, checked, shapes
+from blades_dist.detect.heads.base import ArraysModule, FitData, FitOptions, Fitted, ProbabilityHead, told
+from blades_dist.detect.heads.temperature import HIGHEST, LOWEST, balanced_loss, fit_temperature
 
-__all__ = ["GENERATED", "REAL", "BinaryHead", "BinaryTraining", "HeldOut", "fit_binary"]
-
+REAL, GENERATED = 0, 1  # columns of the output layer
 FOLDS = 5  # at most; a fold holds out this part of the real faces
 LEAST = 10  # faces a side
 _ROWS_AT_ONCE = 4096
+_LAYERS = ("hidden_weight", "hidden_bias", "out_weight", "out_bias")
+
+
+@dataclass(frozen=True)
+class PerceptronHead(ProbabilityHead):
+    """Parameters of D -> H -> ReLU -> 2, all float64: ``hidden_weight`` (H, D), ``out_weight`` (2, H).
+
+    ``temperature`` divides the log-odds before they become a probability; 1 changes nothing.
+    """
+
+    kind = PerceptronConfig.kind
+    config = PerceptronConfig
+    title = "perceptron"
+    unit = "log-odds of photographic (nats)"
+    sentence = (
+        "A perceptron with one hidden layer, trained on features of real and of AI-generated faces. "
+        "The score is the log-odds of photographic in nats, before the temperature that probabilities use."
+    )
+
+    hidden_weight: np.ndarray
+    hidden_bias: np.ndarray
+    out_weight: np.ndarray
+    out_bias: np.ndarray
+    temperature: float = 1.0
+
+    @classmethod
+    def fit(cls, data: FitData, config: PerceptronConfig, options: FitOptions) -> Fitted:
+        """Real faces are ranked by the mixture's likelihood, for the pseudo-outliers among them."""
+        if data.generated is None:
+            raise ValueError(f"kind {cls.kind} needs features of AI faces")
+        likelihood, generators = data.likelihood(), data.generators
+        makers = len(set(generators)) if generators is not None else 1
+        options.say(f"fitting the perceptron on {len(data.generated)} AI faces of {makers} generators")
+        progress = told("epoch", options.say)
+        found = fit_perceptron(data.real, data.generated, likelihood, config, options.seed, progress, generators)
+        return Fitted(found[0], found[1].figures(), found[1].notes)
+
+    @property
+    def dimensions(self) -> int:
+        """D, the feature width it scores."""
+        return int(self.hidden_weight.shape[1])
+
+    def score(self, features: np.ndarray) -> np.ndarray:
+        """(n, D) features to (n,) float64 log-odds of photographic in nats, before the temperature.
+
+        Raises:
+            ValueError: features of another width.
+        """
+        check_features(features, self.dimensions)
+        hidden_weight, hidden_bias, out_weight, out_bias = self._copies
+        rows = torch.tensor(features, dtype=torch.float64)
+        logits = F.linear(F.linear(rows, hidden_weight, hidden_bias).relu(), out_weight, out_bias)
+        return (logits[:, REAL] - logits[:, GENERATED]).numpy()
+
+    @cached_property
+    def _copies(self) -> list[Tensor]:
+        # Matrix products may round differently on memory aligned differently; torch's own is always aligned alike.
+        return [torch.tensor(value) for value in self._layers().values()]
+
+    def _layers(self) -> dict[str, np.ndarray]:
+        return {name: getattr(self, name) for name in _LAYERS}
+
+    def onnx(self) -> nn.Module:
+        return _Graph(self)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Every parameter by name, to be stored; ``from_tensors`` is the inverse."""
+        return {**self._layers(), "temperature": np.array([self.temperature])}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray], covariance: str | None = None) -> "PerceptronHead":
+        """The head of stored parameters; without ``temperature`` (as older ones are) it is 1.
+
+        Raises:
+            ValueError: a parameter is missing, not finite, not float64, or shapes do not fit each other.
+        """
+        found = checked("perceptron", tensors, _LAYERS, optional=("temperature",))
+        temperature = found.pop("temperature", np.ones(1))
+        if temperature.shape != (1,) or temperature[0] <= 0:
+            raise ValueError(f"perceptron parameter 'temperature' is {temperature}, expected one positive number")
+        head = cls(**found, temperature=float(temperature[0]))
+        h = head.hidden_weight.shape[0] if head.hidden_weight.ndim == 2 else -1
+        if (head.hidden_bias.shape, head.out_weight.shape, head.out_bias.shape) != ((h,), (2, h), (2,)):
+            raise ValueError(f"perceptron parameters do not fit each other: {shapes(found)}")
+        return head
 
 
 @dataclass(frozen=True)
@@ -33,7 +123,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class BinaryTraining:
+class PerceptronTraining:
     """How a fit went: faces a side, the epochs that the head was trained for, and what held-out faces said of them.
 
     ``held_out`` tells whether the folds held out whole generators or, for want of a second one, faces;
@@ -76,18 +166,18 @@ class _Fold:
     held: Tensor
 
 
-def fit_binary(
+def fit_perceptron(
     real: np.ndarray,
     generated: np.ndarray,
     likelihood: np.ndarray,
-    config: BinaryConfig,
+    config: PerceptronConfig,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
     generators: Sequence[str] | None = None,
-) -> tuple[BinaryHead, BinaryTraining]:
+) -> tuple[PerceptronHead, PerceptronTraining]:
     """Perceptron on (n, D) features of real faces and (m, D) of AI faces, ``generators`` (m,) naming who made them.
 
-    ``likelihood`` (n,) are the real faces' scores under a one-class head; the share ``config.pseudo_outliers`` of
+    ``likelihood`` (n,) are the real faces' scores under a mixture; the share ``config.pseudo_outliers`` of
     lowest ones changes sides. Both sides weigh the same. The number of epochs is the one with the lowest loss on
     what the folds hold out: a generator's faces (several generators' where there are more than five) and a fifth of
     the real ones, each fold another; pseudo-outliers are never held out. The head is then trained on everything for
@@ -122,7 +212,7 @@ def fit_binary(
     held = np.concatenate([fold.held.numpy() for fold in folds])
     temperature = fit_temperature(np.concatenate(scores), held >= inside)
     by_generator = len(set(names.tolist())) > 1
-    training = BinaryTraining(
+    training = PerceptronTraining(
         real=inside,
         pseudo_outliers=moved,
         generated=len(generated),
@@ -162,7 +252,7 @@ def _folds(inside: int, maker: np.ndarray, seed: int) -> list[_Fold]:
 class _Run:
     """One network in training on the rows ``kept``."""
 
-    def __init__(self, rows: Tensor, target: Tensor, kept: Tensor, config: BinaryConfig) -> None:
+    def __init__(self, rows: Tensor, target: Tensor, kept: Tensor, config: PerceptronConfig) -> None:
         self.rows, self.target, self.kept, self.batch_size = rows, target, kept, config.batch_size
         # Features of norm 1 have entries near 1/sqrt(D); a perceptron learns from standardised ones. The
         # standardisation is folded into the first layer afterwards.
@@ -187,19 +277,19 @@ class _Run:
         both = torch.cat(logits).double()
         return (both[:, REAL] - both[:, GENERATED]).numpy()
 
-    def head(self) -> BinaryHead:
+    def head(self) -> PerceptronHead:
         """The trained layers in float64, taking features as the encoder gives them."""
         state = {name: value.double() for name, value in self.network.state_dict().items()}
         weight = state["0.weight"] / self.std.double()
         bias = state["0.bias"] - weight @ self.mean.double()
-        return BinaryHead(weight.numpy(), bias.numpy(), state["2.weight"].numpy(), state["2.bias"].numpy())
+        return PerceptronHead(weight.numpy(), bias.numpy(), state["2.weight"].numpy(), state["2.bias"].numpy())
 
 
 def _cross_validate(
     runs: Sequence[_Run],
     folds: Sequence[_Fold],
     target: Tensor,
-    config: BinaryConfig,
+    config: PerceptronConfig,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[int, int, float, list[np.ndarray]]:
     """The epoch of lowest mean held-out loss, epochs run, that loss, and each fold's held-out scores there.
@@ -243,7 +333,7 @@ def _held_out(
     return HeldOut(sum(counts), float(np.average(losses, weights=counts)), float(np.average(areas, weights=counts)))
 
 
-def _notes(by_generator: bool, best: int, temperature: float, config: BinaryConfig) -> tuple[str, ...]:
+def _notes(by_generator: bool, best: int, temperature: float, config: PerceptronConfig) -> tuple[str, ...]:
     notes = []
     if not by_generator:
         notes.append(
@@ -260,3 +350,15 @@ def _notes(by_generator: bool, best: int, temperature: float, config: BinaryConf
     if not 1.01 * LOWEST < temperature < 0.99 * HIGHEST:
         notes.append(f"the temperature {temperature:.3g} is at its limit: probabilities are not calibrated")
     return tuple(notes)
+
+
+class _Graph(ArraysModule):
+    hidden_weight: Tensor
+    hidden_bias: Tensor
+    out_weight: Tensor
+    out_bias: Tensor
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = F.linear(features.double(), self.hidden_weight, self.hidden_bias).relu()
+        logits = F.linear(hidden, self.out_weight, self.out_bias)
+        return logits[:, REAL] - logits[:, GENERATED]

@@ -4,8 +4,8 @@ import torch
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
-from blades_dist.config import BinaryConfig
-from blades_dist.detect.binary import BinaryHead, _folds, fit_binary
+from blades_dist.config import PerceptronConfig
+from blades_dist.detect.heads.perceptron import PerceptronHead, _folds, fit_perceptron
 from blades_dist.testing.toy_detector import unit_rows
 
 
@@ -15,12 +15,12 @@ def _sides(n=300, m=60):
     return real, fake
 
 
-CONFIG = BinaryConfig(hidden=16, epochs=20, batch_size=64, lr=1e-2)
+CONFIG = PerceptronConfig(hidden=16, epochs=20, batch_size=64, lr=1e-2)
 
 
 def test_separates_unbalanced_sides():
     real, fake = _sides()
-    head, training = fit_binary(real, fake, np.arange(300.0), CONFIG, seed=0)
+    head, training = fit_perceptron(real, fake, np.arange(300.0), CONFIG, seed=0)
     fresh_real, fresh_fake = unit_rows(500, 8, seed=5), unit_rows(500, 8, seed=6)
     fresh_fake[:, 0] += 2.0
     assert (head.score(fresh_real) > 0).mean() > 0.9 and (head.score(fresh_fake) < 0).mean() > 0.9
@@ -29,7 +29,7 @@ def test_separates_unbalanced_sides():
 
 def test_score_is_the_log_odds_of_the_folded_network():
     real, fake = _sides()
-    head, _ = fit_binary(real, fake, np.arange(300.0), CONFIG, seed=0)
+    head, _ = fit_perceptron(real, fake, np.arange(300.0), CONFIG, seed=0)
     tensors = {name: torch.from_numpy(value) for name, value in head.tensors().items()}
     hidden = (torch.from_numpy(real).double() @ tensors["hidden_weight"].T + tensors["hidden_bias"]).clamp_min(0)
     logits = hidden @ tensors["out_weight"].T + tensors["out_bias"]
@@ -41,11 +41,11 @@ def test_is_seeded_and_leaves_the_global_generator_alone():
     real, fake = _sides()
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    a, _ = fit_binary(real, fake, np.arange(300.0), CONFIG, seed=1)
+    a, _ = fit_perceptron(real, fake, np.arange(300.0), CONFIG, seed=1)
     assert torch.equal(before, torch.get_rng_state())
     torch.manual_seed(4)
-    b, _ = fit_binary(real, fake, np.arange(300.0), CONFIG, seed=1)
-    c, _ = fit_binary(real, fake, np.arange(300.0), CONFIG, seed=2)
+    b, _ = fit_perceptron(real, fake, np.arange(300.0), CONFIG, seed=1)
+    c, _ = fit_perceptron(real, fake, np.arange(300.0), CONFIG, seed=2)
     assert np.array_equal(a.score(fake), b.score(fake)) and not np.array_equal(a.score(fake), c.score(fake))
 
 
@@ -56,23 +56,23 @@ def test_lowest_likelihood_faces_change_sides():
     odd[:60, 7] += 3
     likelihood = np.where(np.arange(300) < 60, -1.0, 1.0)
     config = CONFIG.model_copy(update={"pseudo_outliers": 0.2})
-    head, training = fit_binary(odd, fake, likelihood, config, seed=0)
+    head, training = fit_perceptron(odd, fake, likelihood, config, seed=0)
     assert training.pseudo_outliers == 60
     assert head.score(odd[:60]).mean() < 0 < head.score(odd[60:]).mean()
 
 
 def test_round_trip_and_refusals():
     real, fake = _sides()
-    head, _ = fit_binary(real, fake, np.arange(300.0), CONFIG, seed=0)
-    assert np.array_equal(BinaryHead.from_tensors(head.tensors()).score(fake), head.score(fake))
+    head, _ = fit_perceptron(real, fake, np.arange(300.0), CONFIG, seed=0)
+    assert np.array_equal(PerceptronHead.from_tensors(head.tensors()).score(fake), head.score(fake))
     with pytest.raises(ValueError, match="'out_bias' is missing"):
-        BinaryHead.from_tensors({k: v for k, v in head.tensors().items() if k != "out_bias"})
+        PerceptronHead.from_tensors({k: v for k, v in head.tensors().items() if k != "out_bias"})
     with pytest.raises(ValueError, match="do not fit"):
-        BinaryHead.from_tensors(head.tensors() | {"out_bias": np.zeros(3)})
+        PerceptronHead.from_tensors(head.tensors() | {"out_bias": np.zeros(3)})
     with pytest.raises(ValueError, match="10 of each"):
-        fit_binary(real, fake[:5], np.arange(300.0), CONFIG, seed=0)
+        fit_perceptron(real, fake[:5], np.arange(300.0), CONFIG, seed=0)
     with pytest.raises(ValueError, match="do not fit"):
-        fit_binary(real, fake, np.arange(3.0), CONFIG, seed=0)
+        fit_perceptron(real, fake, np.arange(3.0), CONFIG, seed=0)
 
 
 def test_folds_hold_out_generators_and_disjoint_real_faces():
@@ -115,7 +115,7 @@ def test_what_a_new_generator_would_meet_is_told():
     found = {}
     for alike in (True, False):
         real, fake, names = _three_generators(alike)
-        head, training = fit_binary(real, fake, np.arange(300.0), config, seed=0, generators=names.tolist())
+        head, training = fit_perceptron(real, fake, np.arange(300.0), config, seed=0, generators=names.tolist())
         assert (training.held_out, training.folds) == ("generators", 3)
         assert set(training.generators) == {"x", "y", "z"} and head.temperature == training.temperature
         assert {own.n for own in training.generators.values()} == {50}
@@ -136,13 +136,13 @@ def test_the_epoch_of_the_lowest_held_out_loss_is_taken():
     real, fake, names = _three_generators(alike=False)
     seen = []
     config = CONFIG.model_copy(update={"patience": 4, "epochs": 40})
-    _, training = fit_binary(
+    _, training = fit_perceptron(
         real, fake, np.arange(300.0), config, 0, lambda done, total: seen.append((done, total)), names.tolist()
     )
     assert seen == [(epoch, 40) for epoch in range(1, training.epochs + 1)]
     assert training.epochs == training.best_epoch + 4 < 40
     shorter = config.model_copy(update={"epochs": training.best_epoch})
-    _, again = fit_binary(real, fake, np.arange(300.0), shorter, 0, generators=names.tolist())
+    _, again = fit_perceptron(real, fake, np.arange(300.0), shorter, 0, generators=names.tolist())
     assert (again.best_epoch, again.held_out_loss) == (training.best_epoch, training.held_out_loss)
     assert "raise bc.epochs" in again.notes[-1]
 
@@ -150,28 +150,28 @@ def test_the_epoch_of_the_lowest_held_out_loss_is_taken():
 def test_one_generator_falls_back_to_faces_and_says_so():
     real, fake = _sides()
     for names in (None, ["only"] * 60):
-        _, training = fit_binary(real, fake, np.arange(300.0), CONFIG, seed=0, generators=names)
+        _, training = fit_perceptron(real, fake, np.arange(300.0), CONFIG, seed=0, generators=names)
         assert training.held_out == "faces" and training.folds == 5 and "one generator only" in training.notes[0]
         assert list(training.generators) == (["generated"] if names is None else ["only"])
         assert training.generators[names[0] if names else "generated"].n == 60
     with pytest.raises(ValueError, match="60 AI faces, 3 names"):
-        fit_binary(real, fake, np.arange(300.0), CONFIG, seed=0, generators=["a", "b", "c"])
+        fit_perceptron(real, fake, np.arange(300.0), CONFIG, seed=0, generators=["a", "b", "c"])
 
 
 def test_probability_and_its_temperature():
     real, fake = _sides()
-    head, _ = fit_binary(real, fake, np.arange(300.0), CONFIG, seed=0)
+    head, _ = fit_perceptron(real, fake, np.arange(300.0), CONFIG, seed=0)
     scores = head.score(fake)
     np.testing.assert_allclose(head.probability(scores), expit(-scores / head.temperature), rtol=1e-15)
     older = {name: value for name, value in head.tensors().items() if name != "temperature"}
-    assert BinaryHead.from_tensors(older).temperature == 1.0
-    assert BinaryHead.from_tensors(head.tensors()).temperature == head.temperature
+    assert PerceptronHead.from_tensors(older).temperature == 1.0
+    assert PerceptronHead.from_tensors(head.tensors()).temperature == head.temperature
     assert head.tensors()["temperature"].shape == (1,)
     with pytest.raises(ValueError, match="one positive number"):
-        BinaryHead.from_tensors(head.tensors() | {"temperature": np.zeros(1)})
+        PerceptronHead.from_tensors(head.tensors() | {"temperature": np.zeros(1)})
 
 
 def test_diverging_training_is_an_error():
     real, fake = _sides()
     with pytest.raises(ValueError, match=r"not finite .* lower bc\.lr"):
-        fit_binary(real, fake, np.arange(300.0), CONFIG.model_copy(update={"lr": 1e30}), seed=0)
+        fit_perceptron(real, fake, np.arange(300.0), CONFIG.model_copy(update={"lr": 1e30}), seed=0)

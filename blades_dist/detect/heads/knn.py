@@ -6,23 +6,37 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blades_dist.config import KnnConfig
-from blades_dist.detect.arrays import check_features, checked, shapes
+from blades_dist.detect.heads.arrays import check_features, checked, shapes
+from blades_dist.detect.heads.base import ArraysModule, FitData, FitOptions, Fitted, Head
 
 _DISTANCES_AT_ONCE = 2**23  # float64: 64 MiB a block
 
 
 @dataclass(frozen=True)
-class KnnHead:
+class KnnHead(Head):
     """``bank`` (m, D) float32 features of real faces; ``weights`` (k,) float64 of the k ascending distances.
 
     The k-th distance alone has the weights 0, ..., 0, 1; their mean has 1/k each.
     """
 
+    kind = KnnConfig.kind
+    config = KnnConfig
+    title = "nearest neighbours"
+    unit = "negative distance (feature units)"
+    sentence = (
+        "Stored features of real faces; it has never seen an AI-generated face. "
+        "The score is the negative Euclidean distance to the nearest of them."
+    )
+
     bank: np.ndarray
     weights: np.ndarray
+
+    @classmethod
+    def fit(cls, data: FitData, config: KnnConfig, options: FitOptions) -> Fitted:
+        return Fitted(fit_knn(data.real, config, options.seed))
 
     @property
     def dimensions(self) -> int:
@@ -59,8 +73,11 @@ class KnnHead:
         """Every parameter by name, to be stored; ``from_tensors`` is the inverse."""
         return {"bank": self.bank, "weights": self.weights}
 
+    def onnx(self) -> nn.Module:
+        return _Graph(self)
+
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "KnnHead":
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray], covariance: str | None = None) -> "KnnHead":
         """The head of stored parameters.
 
         Raises:
@@ -89,3 +106,17 @@ def fit_knn(features: np.ndarray, config: KnnConfig, seed: int) -> KnnHead:
     last = np.arange(config.k) == config.k - 1
     weights = np.full(config.k, 1 / config.k) if config.distance == "mean" else last.astype(np.float64)
     return KnnHead(np.ascontiguousarray(features[taken], dtype=np.float32), weights)
+
+
+class _Graph(ArraysModule):
+    """By |x|^2 + |b|^2 - 2 xb, which needs no (B, m, D) of differences; float64 keeps half of its digits where the two
+    are close."""
+
+    bank: Tensor
+    weights: Tensor
+
+    def forward(self, features: Tensor) -> Tensor:
+        rows, bank = features.double(), self.bank.double()
+        squares = (rows * rows).sum(1, keepdim=True) + (bank * bank).sum(1) - 2 * rows @ bank.T
+        nearest = squares.clamp(min=0).topk(len(self.weights), largest=False, sorted=True).values
+        return -(nearest.sqrt() @ self.weights)

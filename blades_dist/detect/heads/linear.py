@@ -7,15 +7,23 @@ from functools import cached_property
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.special import expit
-from torch import Tensor
+from torch import Tensor, nn
 
-from blades_dist.detect.arrays import check_features, checked, shapes
+from blades_dist.detect.heads.arrays import check_features, checked, shapes
+from blades_dist.detect.heads.base import ArraysModule, ProbabilityHead
 
 
 @dataclass(frozen=True)
-class LinearHead:
+class LinearHead(ProbabilityHead):
     """logit = features @ weight + bias, large for AI-generated; ``weight`` (D,) and ``bias`` (1,) are float64."""
+
+    kind = "linear"
+    title = "linear"
+    unit = "log-odds of photographic (nats)"
+    sentence = (
+        "One logit of AI-generated, trained elsewhere on real and AI-generated images and imported. "
+        "The score is its negative, the log-odds of photographic in nats."
+    )
 
     weight: np.ndarray
     bias: np.ndarray
@@ -36,10 +44,6 @@ class LinearHead:
         weight, bias = self._copies
         return -F.linear(torch.tensor(features, dtype=torch.float64), weight[None], bias)[:, 0].numpy()
 
-    def probability(self, scores: np.ndarray) -> np.ndarray:
-        """(n,) scores to (n,) probabilities of AI-generated at the head's temperature."""
-        return np.asarray(expit(-np.asarray(scores, np.float64) / self.temperature))
-
     @cached_property
     def _copies(self) -> tuple[Tensor, Tensor]:
         # Matrix products may round differently on memory aligned differently; torch's own is always aligned alike.
@@ -49,8 +53,11 @@ class LinearHead:
         """Every parameter by name, to be stored; ``from_tensors`` is the inverse."""
         return {"weight": self.weight, "bias": self.bias, "temperature": np.array([self.temperature])}
 
+    def onnx(self) -> nn.Module:
+        return _Graph(self)
+
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "LinearHead":
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray], covariance: str | None = None) -> "LinearHead":
         """The head of stored parameters.
 
         Raises:
@@ -63,3 +70,11 @@ class LinearHead:
         if temperature.shape != (1,) or temperature[0] <= 0:
             raise ValueError(f"linear head parameter 'temperature' is {temperature}, expected one positive number")
         return cls(found["weight"], found["bias"], float(temperature[0]))
+
+
+class _Graph(ArraysModule):
+    weight: Tensor
+    bias: Tensor
+
+    def forward(self, features: Tensor) -> Tensor:
+        return -(features.double() @ self.weight + self.bias)
