@@ -112,6 +112,12 @@ def job(name: str) -> Job:
     return Job(parsers[0], stages[0] if stages else None, ended.stdout)
 
 
+def positional(name: str) -> list[str]:
+    """The keys whose values a job takes without them, as its script hands them to ``settings``."""
+    given = re.search(r"positional=\((.*?)\)|\bnamed\([\w.]+, (.*?)\)", (ROOT / "jobs" / f"{name}.py").read_text())
+    return re.findall(r'"(\w+)"', given[0]) if given else []
+
+
 @dataclass(frozen=True)
 class Piece:
     """Code in a page: a span, or a whole block and its language."""
@@ -288,8 +294,7 @@ class Page:
                 skip = False
             elif word != "..." or (rest and rest[-1].startswith("--")):
                 rest.append(word.strip("[]") if word.startswith("[") else word)
-        if name == "import_checkpoint" and rest and "=" not in rest[0]:
-            rest[0] = f"checkpoint={rest[0]}"
+        rest = settings.named(rest, *positional(name))
         with mock.patch.object(argparse.ArgumentParser, "error", refuse):
             try:
                 parsed = there.parser.parse_intermixed_args(rest)

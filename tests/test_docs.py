@@ -53,7 +53,7 @@ PLANTED = [
     ("    python jobs/train.py", "there is no jobs/train.py"),
     ("    python jobs/fit_detector.py output=x", "encoder: Field required"),
     ("    python jobs/ingest.py --inspect photo.jpg", None),
-    ("    python jobs/predict.py x", "the following arguments are required: IMAGE_OR_FOLDER"),
+    ("    python jobs/predict.py x", "predict: target: Field required"),
     ("`python jobs/evaluate.py --config FILE [--equalise]`", None),
     ("`make demo DEMO='pretrain.train.epochs=2'`", None),
     ("`make demo DEMO='pretrain.train.epoch=2'`", "no configuration has the key 'pretrain.train.epoch'"),
