@@ -39,10 +39,10 @@ def pretext_table(pretext: Pretext) -> Table:
 
 
 def _accuracy(task: TaskAccuracy) -> tuple[Estimate | str, ...]:
-    known = [math.nan if value is None else value for value in (task.accuracy, task.low, task.high)]
+    value, low, high = (math.nan if one is None else one for one in (task.accuracy, task.low, task.high))
     majority = "n/a" if task.majority is None else f"{100 * task.majority:.1f}"
     above = "n/a" if task.low is None or task.majority is None else "yes" if task.low > task.majority else "no"
-    return Estimate(*known, task.n, 0), majority, above
+    return Estimate(value, low, high, task.n, 0), majority, above
 
 
 def _text(cell: Estimate | str, column: str, percent: bool = False) -> str:
