@@ -114,8 +114,7 @@ def pretrain_worker(settings: dict[str, Any]) -> None:
     # Ray Train's line for every report would stand between the run's own.
     logging.getLogger(context.__file__).addFilter(_is_no_report)
     config = PretrainConfig.model_validate(settings["config"])
-    if config.train.deterministic:
-        prepare_environment()
+    prepare_environment(config.train.deterministic)
     workers_here = int(ray.train.get_context().get_local_world_size())
     run = build(config, ray.train.torch.get_device(), workers_here)
     with closing(run.writer), ExitStack() as open_ends:
