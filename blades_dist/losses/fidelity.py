@@ -124,8 +124,8 @@ def _has_triton() -> bool:
 
 @functools.cache
 def _kernel_fails(device: torch.device) -> str | None:
-    """Why the kernel cannot run on ``device``, or None: found out by running it once. Triton compiles its launcher on the
-    host, so it needs more than itself there."""
+    """Why the kernel cannot run on ``device``, or None: found out by running it once. Triton compiles its launcher on
+    the host, so it needs more than itself there."""
     if not _has_triton():
         return "triton is not installed"
     from blades_dist.losses import fused

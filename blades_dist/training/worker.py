@@ -30,6 +30,7 @@ from blades_dist.training.checkpoint import Progress, Skipped
 from blades_dist.training.determinism import prepare_environment
 from blades_dist.training.guard import NonFinite, check_equal
 from blades_dist.training.loggers import open_sinks
+from blades_dist.training.memory import explained
 from blades_dist.training.prefetch import Faces, Feed
 from blades_dist.training.progress import Reporter, say
 from blades_dist.training.provenance import describe_run, record_start
@@ -126,7 +127,8 @@ def pretrain_worker(settings: dict[str, Any]) -> None:
         train = open_ends.enter_context(_feed(run, config.data.train_split, TRAIN, progress.train))
         val = open_ends.enter_context(_feed(run, config.data.val_split, VAL, progress.val))
         log = open_ends.enter_context(SampleLog(run.folder, run.world, config.train.record_samples))
-        end = Training(run, train, val, log, reporter, settings["bell"]).run_from(progress)
+        with explained(config):
+            end = Training(run, train, val, log, reporter, settings["bell"]).run_from(progress)
         if end is not None:
             ray.train.report(_metrics(end) | (finish(run, end) if run.leads else {}))
 
