@@ -133,7 +133,8 @@ class _Ahead(Iterator[tuple[Chunk, pa.Table]]):
     def _tasks(self) -> tuple[int, float]:
         """As ``_task_pool``, asked anew now and then, as a cluster may grow."""
         if time.monotonic() - self._looked > LOOK_SECONDS:
-            self._pool, self._looked = _task_pool(self._config.task_cpus, self._world_size), time.monotonic()
+            own = len(self._running) * self._pool[1]
+            self._pool, self._looked = _task_pool(self._config.task_cpus, self._world_size, own), time.monotonic()
         return self._pool
 
 
@@ -158,14 +159,14 @@ def quiet_ray_data() -> DataContext:
     return context
 
 
-def _task_pool(task_cpus: float, world_size: int) -> tuple[int, float]:
-    """How many tasks of one worker may run at once, and the logical CPUs each asks for.
+def _task_pool(task_cpus: float, world_size: int, own: float) -> tuple[int, float]:
+    """How many tasks of one worker may run at once, and the logical CPUs each asks for; ``own`` are held by them now.
 
     Train workers may hold every CPU of a small machine for as long as they run. A task that asked for one would then
     wait for ever, and so would its worker: in that case tasks ask for none and the operating system shares the cores.
     """
     total = ray.cluster_resources().get("CPU", 1.0)
-    free = ray.available_resources().get("CPU", 0.0)
+    free = ray.available_resources().get("CPU", 0.0) + own
     if free < task_cpus:
         _logger.info("no logical CPU is free for decoding (%.1f of %.1f): decoding shares the workers'", free, total)
         return max(1, int(total / world_size) // 2), 0.0
