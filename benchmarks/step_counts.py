@@ -4,8 +4,8 @@ python benchmarks/step_counts.py            prints the table
 python benchmarks/step_counts.py --write    also writes benchmarks/results/step_counts.md
 python benchmarks/step_counts.py --quick    a tiny model: does it work
 
-Counts, so other load does not matter. ``scaling_work.py`` says how operations are counted; a host read is a value of a
-tensor that Python asks for (``tolist``, ``item``, ``float``, ``cpu``): on a GPU it waits there for all that has started.
+Counts, so other load does not matter. ``scaling_work.py`` says how operations are counted; a host read is a value of
+a tensor that Python asks for (``tolist``, ``item``, ``float``, ``cpu``): on a GPU it waits there for what has started.
 Copies to the GPU from memory that is not pinned wait too and are not seen here; ``benchmarks/gpu.sh`` measures both.
 """
 

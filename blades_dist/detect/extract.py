@@ -183,7 +183,7 @@ def _decoded(text: str) -> dict[str, Any]:
         crops = np.stack([resized(pixels, info.image_size, info.resize) for pixels in _faces(unit)])
     except _TROUBLE as error:
         return {"json": text, "crops": b"", "type": "", "error": f"{unit.shard}: {error}"}
-    return {"json": text, "crops": memoryview(crops).cast("B"), "type": crops.dtype.str, "error": ""}
+    return {"json": text, "crops": crops.data.cast("B"), "type": crops.dtype.str, "error": ""}
 
 
 class _Extractor:
