@@ -26,7 +26,8 @@ from blades_dist.training.torch_engine import PlainEngine
 
 TASKS, LR = task_set(), 1e-5
 ROWS = (2, 4)  # two batches tell what grows with the batch from what does not
-SIDE = 32  # pixels: a ResNet's smallest map is then one pixel, and all maps grow with the picture's area
+HALVED = 32  # what sizes must be a multiple of, so that no map is rounded
+SIDE = 64  # pixels: a ResNet halves them five times, and all its maps grow with the picture's area
 # What torch asks of tensors, or makes without writing: no device operation.
 NOTHING = ("::empty", "::new_empty", "::detach", "::_local_scalar_dense", "::_has_same_storage_numel",
            "::_efficientzerotensor")  # fmt: skip
@@ -140,8 +141,8 @@ def step_ops(config: ModelConfig, size: int, bf16: bool, world: World, settings:
         ValueError: maps of that size are no whole multiple of those counted.
         RuntimeError: batches or pictures of different sizes take different operations.
     """
-    if size % SIDE:
-        raise ValueError(f"size: a multiple of {SIDE}, not {size}")
+    if size % HALVED:
+        raise ValueError(f"size: a multiple of {HALVED}, not {size}")
     few, many, large = (
         step_entries(config, rows, side, bf16, world, settings)
         for rows, side in ((ROWS[0], SIDE), (ROWS[1], SIDE), (ROWS[0], 2 * SIDE))
