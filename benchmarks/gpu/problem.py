@@ -99,7 +99,8 @@ def step_of(engine: Engine, values: Values, train: TrainConfig) -> BilevelStep:
 
 
 def plain_step(check: Check, values: Values, precision: Precision = "bf16", graphs: bool = False) -> BilevelStep:
-    """A step of the full-size model on torch's own optimiser."""
+    """A step of the full-size model on torch's own optimiser, the process set as a run sets it."""
+    torch.backends.cudnn.benchmark = check.cuda
     train = TrainConfig.model_validate({"lr": LR} | ({"cuda_graphs": True} if graphs else {}))
     return step_of(PlainEngine(check.model(precision=precision), train, World()), values, train)
 
