@@ -59,11 +59,11 @@ class Reads(TorchFunctionMode):
         """The method without its reads: of what works on tensors that are the host's own."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            self._aside = True
+            before, self._aside = self._aside, True
             try:
                 return method(*args, **kwargs)
             finally:
-                self._aside = False
+                self._aside = before
 
         return call
 
