@@ -22,6 +22,7 @@ part() {
 check() { limit=$1 && shift && part "$limit" "$python" benchmarks/gpu_check.py --out "$out" "$@"; }
 
 if [ -n "$quick" ]; then
+    export OMP_NUM_THREADS=1 # a tiny model: more would only wait for each other
     check 300 --device cpu --quick env parity waits routes large loss features stages deterministic
 else
     check 60 env parity waits

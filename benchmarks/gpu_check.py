@@ -53,7 +53,7 @@ def main() -> None:
         try:
             PARTS[name](check)
         except Exception:  # the other parts are worth having
-            check.say(name, "raised", False, error=traceback.format_exc()[-1500:])
+            check.say(name, "raised", {"error": traceback.format_exc()[-1500:]}, False)
         print(f"[{name}: {time.monotonic() - begin:.1f} s]", flush=True)
     sys.exit(check.failures > 0)
 

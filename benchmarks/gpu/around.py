@@ -25,24 +25,27 @@ ROWS = (48, 512, 2048, 8192)
 
 def env(check: Check) -> None:
     """Device, driver, versions, the two rates that bound everything, and whether the allocator is as a run sets it."""
-    check.say("machine", "versions", Python=platform.python_version(), torch=torch.__version__,
-              transformers=transformers.__version__, load=f"{os.getloadavg()[0]:.1f}")  # fmt: skip
+    versions = {
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    check.say("machine", "versions", versions | {"load": f"{os.getloadavg()[0]:.1f}"})
     if not check.cuda:
-        check.say("machine", "no GPU", device=platform.machine())
+        check.say("machine", "no GPU", {"device": platform.machine()})
         return
     prepare_environment(deterministic=False)
     query = ["nvidia-smi", "--query-gpu=driver_version,memory.total", "--format=csv,noheader"]
     driver = subprocess.run(query, capture_output=True, text=True).stdout.strip()
-    check.say("machine", torch.cuda.get_device_name(check.device), driver=driver, CUDA=torch.version.cuda,
-              cuDNN=torch.backends.cudnn.version())  # fmt: skip
+    versions = {"driver": driver, "CUDA": str(torch.version.cuda), "cuDNN": str(torch.backends.cudnn.version())}
+    check.say("machine", torch.cuda.get_device_name(check.device), versions)
     source, target = (torch.empty(2**30, dtype=torch.uint8, device=check.device) for _ in range(2))
     matrix = torch.randn(8192, 8192, device=check.device, dtype=torch.bfloat16)
     copied = seconds(lambda _: [target.copy_(source) for _ in range(10)], check, 3) / 10
     product = seconds(lambda _: [matrix @ matrix for _ in range(10)], check, 3) / 10
     expandable = any(segment["is_expandable"] for segment in torch.cuda.memory_snapshot())
-    check.say("machine", "rates", **{"copy TB/s": f"{2 * 2**30 / copied / 1e12:.2f}",
-                                     "bf16 TFLOP/s": f"{2 * 8192**3 / product / 1e12:.0f}",
-                                     "expandable segments": expandable})  # fmt: skip
+    rates = {"copy TB/s": f"{2 * 2**30 / copied / 1e12:.2f}", "bf16 TFLOP/s": f"{2 * 8192**3 / product / 1e12:.0f}"}
+    check.say("machine", "rates", rates | {"expandable segments": str(expandable)})
 
 
 def loss(check: Check) -> None:
@@ -71,7 +74,7 @@ def loss(check: Check) -> None:
                 error = max(float((got.losses - want.detach()).abs().max()), float((got.gradient - slope).abs().max()))
                 figures[f"{path}'s error"] = f"{error:.0e}"
                 ok &= error < 1e-4
-        check.say("fidelity loss", f"batch {rows}", ok, **figures)
+        check.say("fidelity loss", f"batch {rows}", figures, ok)
 
 
 def _fidelity(path: str, logits: Tensor, labels: Tensor, _: int) -> losses.Fidelity:
@@ -104,20 +107,21 @@ def _stages(check: Check) -> None:
             for kind in (PlainEngine, DeepSpeedEngine):
                 model = check.model(TINY)
                 more = () if kind is PlainEngine else (rows,)
-                engine = kind(model, train, World(), *more)  # type: ignore[operator]
+                engine = kind(model, train, World(), *more)
                 step = step_of(engine, ROUTES[name][0], train)
                 for i in range(3):
                     step.run(i, 1e-3, [samples[2 * i]], samples[2 * i + 1])
                 ends.append((flat(list(engine.module.parameters())), step.weights.value.clone()))
             errors = [float((a - b).abs().max()) for a, b in zip(*ends, strict=True)]
-            check.say(f"DeepSpeed stage {stage}", f"{name}: difference from torch's optimiser", max(errors) < 1e-5,
-                      parameters=f"{errors[0]:.1e}", weights=f"{errors[1]:.1e}")  # fmt: skip
+            figures = {"parameters": f"{errors[0]:.1e}", "weights": f"{errors[1]:.1e}"}
+            what = f"{name}: difference from torch's optimiser"
+            check.say(f"DeepSpeed stage {stage}", what, figures, max(errors) < 1e-5)
     for stage in () if check.quick else (0, 1):
         train = TrainConfig(lr=LR, zero_stage=stage)
         with peak(check) as memory:
             engine = DeepSpeedEngine(check.model(precision="bf16"), train, World(), 48)
-            take = taker(step_of(engine, ROUTES["exact, reuse"][0], train),
-                         *(batch(48, check.size, check.device, seed) for seed in (0, 1)))  # fmt: skip
-            taken = seconds(take, check, 5)
-        check.say("cost", f"exact, reuse; DeepSpeed stage {stage}", batch=48, graphs="no", ms=f"{taken * 1e3:.1f}",
-                  **{"images/s": round(48 / taken), "peak GiB": f"{memory.gibibytes:.2f}"})  # fmt: skip
+            samples = [batch(48, check.size, check.device, seed) for seed in (0, 1)]
+            taken = seconds(taker(step_of(engine, ROUTES["exact, reuse"][0], train), *samples), check, 5)
+        cost: dict[str, object] = {"batch": 48, "graphs": "no", "ms": f"{taken * 1e3:.1f}"}
+        cost |= {"images/s": round(48 / taken), "peak GiB": f"{memory.gibibytes:.2f}"}
+        check.say("cost", f"exact, reuse; DeepSpeed stage {stage}", cost)

@@ -3,10 +3,12 @@
 import collections
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 from bilevel_step import Released
+from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
@@ -46,7 +48,7 @@ def routes(check: Check) -> None:
     # A second opinion on precision: what the paper's preset takes.
     for precision in ("fp32", "tf32") if check.cuda else ():
         take = taker(plain_step(check, {}, precision), train, val)
-        _say(check, f"exact in {precision}", rows, False, seconds(take, check, 4), 0.0, lambda take=take: take(0))
+        _say(check, f"exact in {precision}", rows, False, seconds(take, check, 4), 0.0, partial(take, 0))
 
 
 def large(check: Check) -> None:
@@ -57,7 +59,7 @@ def large(check: Check) -> None:
         try:
             _cost(check, name, values, rows, share, False, count=1 if check.quick else 3, warm=1)
         except torch.OutOfMemoryError:
-            check.say("cost", name, batch=rows, graphs="no", ms="out of memory")
+            check.say("cost", name, {"batch": rows, "graphs": "no", "ms": "out of memory"})
 
 
 def _cost(
@@ -82,7 +84,7 @@ def _say(
     if check.cuda:
         count, busy = kernels(again, check)
         figures |= {"GPU busy ms": f"{busy * 1e3:.1f}", "kernels": count, "peak GiB": f"{gibibytes:.2f}"}
-    check.say("cost", name, **figures)
+    check.say("cost", name, figures)
 
 
 def kernels(run: Callable[[], None], check: Check) -> tuple[int, float]:
@@ -105,15 +107,17 @@ def waits(check: Check) -> None:
         take = taker(step, *(batch(8, 64, check.device, seed) for seed in (0, 1)))
         for i in range(3):
             take(i)
-        where = _waits(lambda take=take: take(4))
-        check.say("host waits a step", name, count=sum(where.values()), where=dict(where))
+        where = _waits(partial(take, 4))
+        check.say("host waits a step", name, {"count": sum(where.values()), "where": dict(where)})
     marks = torch.tensor([[70.0, 90], [150, 90], [110, 130], [80, 170], [140, 170]]).expand(16, 5, 2)
     images = torch.rand(16, 3, 224, 224)
     decisions = draw(16, ManipulateConfig(), torch.Generator().manual_seed(0))
-    there, moved = [], (images.to(check.device), marks.to(check.device))
+    there: list[Tensor] = []
+    moved = (images.to(check.device), marks.to(check.device))
     count = sum(_waits(lambda: there.append(manipulate(*moved, decisions))).values())
     error = float((there[0].cpu() - manipulate(images, marks, decisions)).abs().max())
-    check.say("manipulations", "host waits; difference from the CPU", error < 1e-5, count=count, found=f"{error:.1e}")
+    figures = {"count": count, "found": f"{error:.1e}"}
+    check.say("manipulations", "host waits; difference from the CPU", figures, error < 1e-5)
 
 
 def _waits(run: Callable[[], None]) -> "collections.Counter[str]":

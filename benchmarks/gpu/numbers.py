@@ -62,7 +62,7 @@ def parity(check: Check) -> None:
             error = float((value - truth).norm() / truth.norm())
             ok &= still and error < max(bound, 0.1 if name == "difference" else 0.0)
             figures[kind] = f"{error:.1e} (cos {float(torch.cosine_similarity(value, truth, 0)):.5f})"
-        check.say("error against f64", name, ok, **figures)
+        check.say("error against f64", name, figures, ok)
     set_precision("fp32")
 
 
@@ -76,17 +76,17 @@ def features(check: Check) -> None:
     moved = copy.deepcopy(encoder).to(check.device)
     together = moved.features(images).cpu()
     error = float((together - encoder.features(images)).abs().max())
-    check.say("features", "largest difference from the CPU", error < CLOSE, found=f"{error:.1e}", bound=CLOSE)
+    check.say("features", "largest difference from the CPU", {"found": f"{error:.1e}", "bound": CLOSE}, error < CLOSE)
     set_precision("fp32")
     again = moved.features(images).cpu()
-    check.say("features", "equal bits with train.precision tf32 and fp32", torch.equal(together, again))
+    check.say("features", "equal bits with train.precision tf32 and fp32", {}, torch.equal(together, again))
     if check.cuda:  # on a CPU a detector gives faces one at a time instead
         alone = torch.cat([moved.features(part).cpu() for part in images.split(1)])
         other = moved.features(images.flip(0)).cpu().flip(0)
-        check.say("features", "equal bits alone and in company", torch.equal(alone, again))
-        check.say("features", "equal bits at another place of the batch", torch.equal(other, again))
+        check.say("features", "equal bits alone and in company", {}, torch.equal(alone, again))
+        check.say("features", "equal bits at another place of the batch", {}, torch.equal(other, again))
     rows = 4 if check.quick else 256
-    check.say("features", f"{rows} crops at a time", **{"images/s": round(_rate(moved, rows, check))})
+    check.say("features", f"{rows} crops at a time", {"images/s": round(_rate(moved, rows, check))})
 
 
 def _rate(encoder: FrozenEncoder, rows: int, check: Check) -> float:
@@ -117,6 +117,6 @@ def deterministic(check: Check) -> None:
                     step.run(i, 1e-3, [next(parts)], next(parts))
                 ends.append((flat(list(engine.module.parameters())), step.weights.value.clone()))
             same = [torch.equal(a, b) for a, b in zip(*ends, strict=True)]
-            check.say("deterministic, bf16", name, all(same), parameters=same[0], weights=same[1])
+            check.say("deterministic, bf16", name, {"parameters": same[0], "weights": same[1]}, all(same))
     finally:
         torch.use_deterministic_algorithms(False)

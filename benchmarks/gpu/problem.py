@@ -49,10 +49,10 @@ class Check:
         """Pixels a side of the full-size problem."""
         return 64 if self.quick else 224
 
-    def say(self, part: str, what: str, ok: bool = True, **figures: object) -> None:
+    def say(self, part: str, what: str, figures: Values, ok: bool = True) -> None:
         """A line of the table; one that is not ``ok`` makes the whole check fail."""
         self.failures += not ok
-        line = {"part": part, "what": what, "ok": ok, "figures": figures}
+        line = {"part": part, "what": what, "ok": ok, "figures": dict(figures)}
         text = ", ".join(f"{name} {value}" for name, value in figures.items())
         print(f"{'' if ok else 'FAILED '}{part}, {what}: {text}", flush=True)
         if self.out is not None:
