@@ -1,8 +1,11 @@
 """Counting what a step of the real model does: products, memory traffic, operations, and what it keeps meanwhile."""
 
+import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -19,7 +22,6 @@ from blades_dist.losses.fidelity import Fidelity, fidelity
 from blades_dist.models.dual import forget, remember
 from blades_dist.models.joint import JointModel, build_joint_model
 from blades_dist.tasks import ABSENT, task_set
-from blades_dist.training import step as step_module
 from blades_dist.training.sample import Sample
 from blades_dist.training.step import BilevelStep
 from blades_dist.training.torch_engine import PlainEngine
@@ -164,6 +166,12 @@ def _line(few: float, many: float, large: float, area: float) -> tuple[float, fl
     return few - ROWS[0] * slope, slope + (area - 1) * pixels
 
 
+def _users(function: Any) -> list[ModuleType]:
+    """The package's modules that have imported a function by its name."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("blades_dist.training.")]
+    return [module for module in modules if getattr(module, function.__name__, None) is function]
+
+
 def step_entries(
     config: ModelConfig, rows: int, size: int, bf16: bool, world: World, settings: Mapping[str, object]
 ) -> list[Entry]:
@@ -180,7 +188,10 @@ def step_entries(
             group["foreach"] = True  # CUDA's default; on a CPU it is a loop over parameters
     take(0)
     ledger = Ledger()
-    with patch.object(step_module, "fidelity", ledger.fidelity), ledger:
+    with ExitStack() as counted:
+        for module in _users(fidelity):
+            counted.enter_context(patch.object(module, "fidelity", ledger.fidelity))
+        counted.enter_context(ledger)
         take(1)
     return ledger.entries
 

@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from blades_dist.config import LossConfig, TrainConfig
+from blades_dist.config import LossConfig
 from blades_dist.distributed import World
 from blades_dist.losses import fidelity as losses
 from blades_dist.losses import reference
@@ -18,7 +18,7 @@ from blades_dist.training.determinism import prepare_environment
 from blades_dist.training.torch_engine import PlainEngine
 
 from .cost import ROUTES
-from .problem import LR, TASKS, TINY, Check, batch, flat, peak, seconds, step_of, taker
+from .problem import LR, TASKS, TINY, Check, batch, flat, peak, seconds, step_of, taker, training
 
 ROWS = (48, 512, 2048, 8192)
 
@@ -101,7 +101,7 @@ def _stages(check: Check) -> None:
     rows, names = 16, ("exact, reuse", "alternating")
     samples = [batch(rows, 64, check.device, seed) for seed in range(6)]
     for stage in (0, 1):
-        train = TrainConfig(lr=1e-3, zero_stage=stage)
+        train = training(lr=1e-3, zero_stage=stage)
         for name in names:
             ends = []
             for kind in (PlainEngine, DeepSpeedEngine):
@@ -117,7 +117,7 @@ def _stages(check: Check) -> None:
             what = f"{name}: difference from torch's optimiser"
             check.say(f"DeepSpeed stage {stage}", what, figures, max(errors) < 1e-5)
     for stage in () if check.quick else (0, 1):
-        train = TrainConfig(lr=LR, zero_stage=stage)
+        train = training(lr=LR, zero_stage=stage)
         with peak(check) as memory:
             engine = DeepSpeedEngine(check.model(precision="bf16"), train, World(), 48)
             samples = [batch(48, check.size, check.device, seed) for seed in (0, 1)]

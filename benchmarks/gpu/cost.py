@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from blades_dist.config import ManipulateConfig, TrainConfig
+from blades_dist.config import ManipulateConfig
 from blades_dist.distributed import World
 from blades_dist.manipulate import draw, manipulate
 from blades_dist.training.torch_engine import PlainEngine
 
-from .problem import GRAPHS, LR, TINY, Check, Values, batch, peak, plain_step, seconds, step_of, taker
+from .problem import GRAPHS, LR, TINY, Check, Values, batch, peak, plain_step, seconds, step_of, taker, training
 
 # Route to its settings and the share of the batch that the outer step looks at; the dearest to know first.
 ROUTES: Mapping[str, tuple[Values, int]] = {
@@ -101,7 +101,7 @@ def waits(check: Check) -> None:
     """Where a step's host waits for the GPU, in torch's own count; on a CPU there is nothing to wait for."""
     if not check.cuda:
         return
-    train = TrainConfig(lr=LR)
+    train = training(lr=LR)
     for name in ("plain", "exact", "exact, reuse", "alternating"):
         step = step_of(PlainEngine(check.model(TINY, "bf16"), train, World()), ROUTES[name][0], train)
         take = taker(step, *(batch(8, 64, check.device, seed) for seed in (0, 1)))

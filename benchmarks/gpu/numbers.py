@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from blades_dist.arithmetic import cuda, set_precision
-from blades_dist.config import Precision, TrainConfig
+from blades_dist.config import Precision
 from blades_dist.distributed import World
 from blades_dist.models.export import FrozenEncoder, freeze
 from blades_dist.training.determinism import make_deterministic, prepare_environment
 from blades_dist.training.torch_engine import PlainEngine
 
-from .problem import SMALL, TASKS, TINY, Check, Values, batch, flat, step_of
+from .problem import SMALL, TASKS, TINY, Check, Values, batch, flat, step_of, training
 
 ROUTES: Mapping[str, Values] = {
     "exact": {},
@@ -42,13 +42,14 @@ def parity(check: Check) -> None:
     def found(device: torch.device, kind: str, route: Values) -> tuple[Tensor, bool]:
         dtype, precision, _ = PRECISIONS[kind]
         # AdamW's first step has no derivative to speak of at a small epsilon.
-        train = TrainConfig(lr=lr, adam_eps=1e-3)
+        train = training(lr=lr, adam_eps=1e-3)
         model = check.model(values, precision, dtype, device)
         step = step_of(PlainEngine(model, train, World()), route, train)
         before = [value.clone() for value in (*model.parameters(), *model.buffers())]
         got = step.probe(lr, [batch(rows, 64, device, 0, dtype)], batch(rows, 64, device, 1, dtype))
         after = (*model.parameters(), *model.buffers())
-        return got.value.double().cpu(), all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        value: Tensor = getattr(got, "value" if hasattr(got, "value") else "hypergradient")
+        return value.double().cpu(), all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
     cpu = torch.device("cpu")
     derivative, _ = found(cpu, "f64", {})
@@ -105,7 +106,7 @@ def deterministic(check: Check) -> None:
     """Equal bits of two runs. Last in its process: the settings stay, and CUBLAS_WORKSPACE_CONFIG is read once."""
     prepare_environment()
     make_deterministic(cuda() if check.cuda else check.device)
-    train = TrainConfig(lr=1e-3)
+    train = training(lr=1e-3)
     try:
         for name in ("reuse", "alternating"):
             ends = []

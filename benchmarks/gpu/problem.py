@@ -98,10 +98,15 @@ def step_of(engine: Engine, values: Values, train: TrainConfig) -> BilevelStep:
     return BilevelStep(engine, TASKS, build_weights(bilevel, TASKS), LossConfig(), bilevel, train, World())
 
 
+def training(graphs: bool = False, **values: object) -> TrainConfig:
+    """Training settings, from CUDA graphs or not."""
+    return TrainConfig.model_validate(values | ({"cuda_graphs": "on" if graphs else "off"} if GRAPHS else {}))
+
+
 def plain_step(check: Check, values: Values, precision: Precision = "bf16", graphs: bool = False) -> BilevelStep:
     """A step of the full-size model on torch's own optimiser, the process set as a run sets it."""
     torch.backends.cudnn.benchmark = check.cuda
-    train = TrainConfig.model_validate({"lr": LR} | ({"cuda_graphs": True} if graphs else {}))
+    train = training(graphs, lr=LR)
     return step_of(PlainEngine(check.model(precision=precision), train, World()), values, train)
 
 

@@ -37,7 +37,7 @@ class DeepSpeedEngine:
         self.engine, self.optimizer, *_ = deepspeed.initialize(
             model=module,
             optimizer=adamw(module, config),
-            config=deepspeed_config(config, world, batch_size, sum(p.numel() for p in trainable(module).values())),
+            config=deepspeed_config(config, world, batch_size),
             dist_init_required=False,
         )
         self.module = self.engine.module
@@ -157,8 +157,8 @@ class DeepSpeedEngine:
         self.optimizer._lazy_init_hp_params_optimizer_state()
 
 
-def deepspeed_config(config: TrainConfig, world: World, batch_size: int, parameters: int) -> dict[str, object]:
-    """DeepSpeed's own configuration for a training configuration of a model with so many trainable ``parameters``."""
+def deepspeed_config(config: TrainConfig, world: World, batch_size: int) -> dict[str, object]:
+    """DeepSpeed's own configuration for a training configuration."""
     return {
         "train_micro_batch_size_per_gpu": batch_size,
         "gradient_accumulation_steps": config.accumulate,
@@ -168,13 +168,8 @@ def deepspeed_config(config: TrainConfig, world: World, batch_size: int, paramet
             # Reduction starts after the backward: the look-ahead's own collectives would interleave with it.
             "overlap_comm": False,
             "reduce_scatter": False,
-            # One message for all. DeepSpeed's own 5e8 elements would be 2 GB, taken at every backward.
-            "reduce_bucket_size": parameters,
-            "allgather_bucket_size": parameters,
         },
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,
-        # It waits for the GPU twice a step; this package measures its own speed.
-        "timers": {"throughput": {"enabled": False, "synchronized": False}},
     }
