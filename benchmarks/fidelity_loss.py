@@ -31,14 +31,16 @@ from blades_dist.tasks import REGIONS, task_set
 
 SIZES, QUICK = (16, 48, 128, 512, 2048, 8192), (16, 128)
 TASKS, CONFIG = task_set(), LossConfig()
-PATHS = ("eager reference", "compiled reference", "tiled torch", "fused Triton")
+COMPILED = "compiled reference"
+PATHS = ("eager reference", COMPILED, "tiled torch", "fused Triton")
 # What the eager reference keeps for its backward (26 bytes measured with a quarter of the labels absent), and reserve.
 REFERENCE_BYTES_A_PAIR = 40 * sum(task.kind == "ordinal" for task in TASKS.tasks)
 Run = Callable[[], object]
 
 
-def table(device: torch.device, sizes: tuple[int, ...], seconds: float) -> str:
+def table(device: torch.device, sizes: tuple[int, ...], seconds: float, compiled: bool) -> str:
     """Markdown table, one line a batch size and path."""
+    paths = [path for path in PATHS if compiled or path != COMPILED]
     lines = [
         f"# Fidelity losses and logit gradient, {len(TASKS)} tasks, {TASKS.width} columns, fp32",
         "",
@@ -53,7 +55,7 @@ def table(device: torch.device, sizes: tuple[int, ...], seconds: float) -> str:
     lines += ["", "| batch | path | runs | ms | x eager | peak MiB | x eager |", "|---|---|---|---|---|---|---|"]
     for size in sizes:
         base: tuple[float, float] | None = None
-        for path in PATHS:
+        for path in paths:
             try:
                 times, peak = _measure(_call(path, size, device), device, seconds)
             except _NotRun as reason:
@@ -92,7 +94,7 @@ def _call(path: str, size: int, device: torch.device) -> Run:
     def losses(z: Tensor) -> Tensor:
         return reference.task_losses(z, labels, TASKS, CONFIG)
 
-    if path == "compiled reference":
+    if path == COMPILED:
         torch._dynamo.reset()
         losses = torch.compile(losses)
     leaf = logits.requires_grad_()
@@ -187,11 +189,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="two small batch sizes and few runs")
+    parser.add_argument("--compile", action="store_true", help="the compiled reference too: minutes on a GPU")
     parser.add_argument("--write", action="store_true", help="also write it under benchmarks/results")
     options = parser.parse_args()
     torch.set_num_threads(1)
     device = torch.device(options.device)
-    text = table(device, QUICK if options.quick else SIZES, 0.2 if options.quick else 3.0)
+    # One shape at a time is compiled, so a table of six on a GPU would take minutes before its first useful line.
+    compiled = options.compile or device.type == "cpu"
+    text = table(device, QUICK if options.quick else SIZES, 0.2 if options.quick else 3.0, compiled)
     print(text)
     if options.write:
         target = Path(__file__).parent / "results" / f"fidelity_loss_{device.type}.md"

@@ -47,10 +47,12 @@ class Device:
 
 @dataclass(frozen=True)
 class Op:
-    """One operation of a step, linear in the batch: at B rows it takes ``fixed`` + B ``per_row``, (flops, bytes)."""
+    """One operation of a step, linear in the batch: at B rows it takes ``fixed`` + B ``per_row``, (flops, bytes), in
+    ``launches`` kernels."""
 
     fixed: tuple[float, float]
     per_row: tuple[float, float]
+    launches: int = 1
 
     def at(self, rows: int) -> tuple[float, float]:
         flops, moved = (a + rows * b for a, b in zip(self.fixed, self.per_row, strict=True))
@@ -95,7 +97,7 @@ def compute_time(ops: Sequence[Op], rows: int, device: Device) -> float:
     total = 0.0
     for op in ops:
         flops, moved = op.at(rows)
-        total += max(flops / device.flops, moved / device.bandwidth, device.launch)
+        total += max(flops / device.flops, moved / device.bandwidth, op.launches * device.launch)
     return total
 
 

@@ -50,8 +50,9 @@ def work(config: ModelConfig, pixels: int) -> tuple[dict[str, dict[int, list[Op]
     lines = [
         "## A step's own work",
         "",
-        f"Counted on the real model and loop, operation by operation, in bf16 under autocast at {pixels} px; batches "
-        f"of 2 and 4 give what grows with the batch. For {ROWS} photographs a worker. Bytes: what operations read and "
+        f"Counted on the real model and loop, operation by operation, in bf16 under autocast at {pixels} px, as CUDA "
+        "would do it (the optimiser on all parameters at once, the losses in one kernel); small batches and pictures "
+        f"of two sizes give what grows with them. For {ROWS} photographs a worker. Bytes: what operations read and "
         "write if nothing is fused. H100: predicted, not measured (scaling_model.py says from what).",
         "",
         "| route | TFLOP | GB moved | operations | H100, ms | of it bound by launches | beside others: GB | operations "
@@ -72,9 +73,10 @@ def work(config: ModelConfig, pixels: int) -> tuple[dict[str, dict[int, list[Op]
         for number, found in ops[route].items():
             flops, moved = (sum(op.at(ROWS)[i] for op in found) for i in (0, 1))
             seconds = compute_time(found, ROWS, H100)
-            bound = sum(max(op.at(ROWS)[0] / H100.flops, op.at(ROWS)[1] / H100.bandwidth) < H100.launch for op in found)
+            works = [(op, max(op.at(ROWS)[0] / H100.flops, op.at(ROWS)[1] / H100.bandwidth)) for op in found]
+            bound = sum(op.launches for op, work in works if work < op.launches * H100.launch)
             cells += [f"{flops / 1e12:.2f}"] if number == 1 else []
-            cells += [f"{moved / 1e9:.0f}", f"{len(found)}", f"{seconds * 1e3:.0f}"]
+            cells += [f"{moved / 1e9:.0f}", f"{sum(op.launches for op in found)}", f"{seconds * 1e3:.0f}"]
             cells += [f"{bound * H100.launch / seconds:.0%}"] if number == 1 else []
         lines.append(f"| {route} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)

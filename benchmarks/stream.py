@@ -18,21 +18,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import cv2
 import inputs
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from blades_dist.config import RayConfig, StreamConfig
 from blades_dist.data.jitter import Jitter
 from blades_dist.data.order import Chunk, Position, chunks
 from blades_dist.data.records import read_manifest
-from blades_dist.data.stream import batches_per_task, load_chunk, pack_chunk, stream
+from blades_dist.data.stream import Load, batches_per_task, load_chunk, stream
 from blades_dist.ray_private import object_store
 from blades_dist.raylocal import cluster
 
@@ -52,7 +50,6 @@ def decoding(folder: Path, stored: int, rounds: int) -> list[str]:
         sizes, config.window_groups, 0, Position(), batch_size=BATCH, rank=0, world_size=1, batches_per_chunk=each
     )
     epoch = list(islice(plan, max(1, sum(sizes) // (each * BATCH))))
-    tasks = [pa.Table.from_pylist([pack_chunk(chunk)]) for chunk in epoch]
     images = [item for chunk in epoch for item in _stored(files, chunk)]
 
     def bare() -> None:
@@ -62,8 +59,8 @@ def decoding(folder: Path, stored: int, rounds: int) -> list[str]:
                 cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
 
     def loaded(jitter: Jitter) -> Callable[[], object]:
-        load = partial(load_chunk, files=files, image_size=SIZE, jitter=jitter)
-        return lambda: [load(task).num_rows for task in tasks]  # no result is kept
+        load = Load(files, SIZE, jitter)
+        return lambda: [load_chunk(chunk, load).num_rows for chunk in epoch]  # no result is kept
 
     jobs: dict[str, Callable[[], object]] = {
         "OpenCV: imdecode, resize": bare,
@@ -75,7 +72,7 @@ def decoding(folder: Path, stored: int, rounds: int) -> list[str]:
     lines = [
         f"## Decode, crop, resize: faces stored at {stored} x {stored} pixels to {SIZE} x {SIZE}, one core",
         "",
-        f"{rounds} rounds of {len(images)} faces in {len(tasks)} tasks, CPU time; median (20%, 80%). The "
+        f"{rounds} rounds of {len(images)} faces in {len(epoch)} tasks, CPU time; median (20%, 80%). The "
         "stream's task also reads Parquet (row groups that tasks share are read by each), turns BGR pixels into RGB "
         "planes, scales landmarks, gathers labels and packs batches; OpenCV has its bytes in memory. Wanted: at least "
         "0.75 of OpenCV's rate.",

@@ -1,6 +1,7 @@
 """Joining a Ray cluster, or starting a local one, on the loopback interface only, for as long as a job runs."""
 
 import logging
+import math
 import os
 import random
 import shutil
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -19,6 +20,7 @@ import ray
 
 from blades_dist import ray_private
 from blades_dist.config import RayConfig
+from blades_dist.settings import ConfigError
 
 LOOPBACK = "127.0.0.1"
 PORTS = range(20_000, 32_000)  # above those of Ray's workers
@@ -55,6 +57,25 @@ def cluster(config: RayConfig, object_store_bytes: int | None = None) -> Iterato
         yield
     finally:
         ray.shutdown()
+
+
+def require(key: str, needed: Mapping[str, float], what: str, remedy: str, unit: str = "{}") -> None:
+    """Whether the connected cluster holds ``needed`` (Ray's resources by name, all of its nodes together). Ray itself
+    would wait for ever for what will not come, and say nothing.
+
+    Raises:
+        ConfigError: it does not; the message names ``key``, ``what`` asks for it, what there is, and the ``remedy``.
+    """
+    there = ray.cluster_resources()
+    for kind, amount in needed.items():
+        if amount > there.get(kind, 0) + 1e-9:
+            wanted = f"{amount:g} {unit.format(kind)}"
+            raise ConfigError(f"{key}: {what} {wanted}, the cluster has {there.get(kind, 0):g}; {remedy}")
+
+
+def cards(count: int, share: float) -> int:
+    """GPUs that ``count`` actors of ``share`` each take: an actor lies on one card, so 3 of 0.6 take 3 of them."""
+    return math.ceil(count / math.floor(1 / share + 1e-9)) if share else 0
 
 
 @contextmanager

@@ -22,8 +22,10 @@ install "$wheel$extras"
 # The same version built again: pip would think that it has it.
 install --no-deps --force-reinstall "$wheel"
 "$python" -c "
-import sys, torch
+import pathlib, sys, sysconfig, torch
 if sys.argv[1] == 'cuda' and torch.version.cuda is None:
     sys.exit('install.sh: variant cuda, but pip found a torch without CUDA; look at the index that pip is set up with')
+if sys.argv[1] == 'cuda' and not pathlib.Path(sysconfig.get_paths()['include'], 'Python.h').is_file():
+    print('install.sh: Python.h is missing (python3-dev), so Triton cannot build its launcher: losses take the torch path')
 print(f'installed; torch {torch.__version__}')
 " "$variant"

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import ConfigDict, Field, PlainValidator, SerializeAsAny, field_validator, model_validator
 from pydantic_core import PydanticKnownError
 
-from blades_dist.config.cluster import RayConfig
+from blades_dist.config.cluster import GpuShare, RayConfig
 from blades_dist.config.heads import SECTIONS, HeadConfig, MixtureConfig
 from blades_dist.settings import Config, present
 
@@ -29,8 +29,8 @@ class ExtractConfig(Config):
 
     cache: Path | None = Field(None, description="folder that keeps features; None: .features beside the shards")
     batch_size: int = Field(64, ge=1, description="faces in one forward pass")
-    actors: int | None = Field(None, ge=1, description="None: one a CPU of the cluster, or one a GPU")
-    gpu: bool = False
+    actors: int | None = Field(None, ge=1, description="None: one a CPU of the cluster, or as many as its GPUs hold")
+    gpu: GpuShare = 0.0
 
 
 class OperatingConfig(Config):

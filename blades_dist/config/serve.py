@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, model_validator
 
-from blades_dist.config.cluster import RayConfig
+from blades_dist.config.cluster import GpuShare, RayConfig
 from blades_dist.settings import Config
 
 TOKENS_VARIABLE = "BLADES_SERVE_TOKENS"
@@ -66,7 +66,9 @@ class ServiceConfig(Config):
     max_batch_size: int = Field(16, ge=1, description="faces judged together")
     batch_wait_seconds: float = Field(0.01, ge=0)
     model_cpus: float = Field(1.0, gt=0, description="Ray's logical CPUs of one; as many threads")
-    gpu: bool = Field(False, description="a GPU for every replica of a bundle")
+    gpu: GpuShare = Field(
+        0.0, description="share of a GPU for every replica of a bundle; false: none, true: a whole one"
+    )
 
     max_jobs: int = Field(64, ge=1, description="asynchronous jobs kept; more get 429")
     max_job_bytes: int = Field(256 * 2**20, ge=1, description="images of all jobs that wait")

@@ -14,6 +14,7 @@ from blades_dist.settings import Config
 
 MLFLOW_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 SinkName = Literal["tensorboard", "mlflow", "wandb"]
+Precision = Literal["fp32", "tf32", "bf16"]
 
 
 class LossConfig(Config):
@@ -145,7 +146,11 @@ class TrainConfig(Config):
     cpus_per_worker: float = Field(1.0, gt=0)
     resize_seconds: float = Field(60.0, gt=0, description="workers [least, most]: how often more room is looked for")
     threads_per_worker: int | None = Field(None, ge=1, description="torch threads; None: cores / workers")
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = Field(
+        "fp32",
+        description="on a GPU fp32: IEEE fp32, convolutions too; tf32: products of fp32 numbers in TF32; "
+        "bf16: forwards under autocast, all else in fp32. finite_difference and features are IEEE fp32 in any case",
+    )
     zero_stage: int = Field(0, ge=0, le=2)
     clip_norm: float = Field(0.0, ge=0, description="gradient norm bound; 0: none")
     guard: GuardConfig = GuardConfig()

@@ -1,17 +1,20 @@
-"""Batches for the train workers: decoded and resized in Ray Data tasks, in an order that can be resumed anywhere."""
+"""Batches for the train workers: decoded and resized in Ray tasks, in an order that can be resumed anywhere."""
 
 import logging
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
-from itertools import islice
+import math
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.data import DataContext, TaskPoolStrategy
+from ray.data import DataContext
 
 from blades_dist.config import StreamConfig
 from blades_dist.data.jitter import Jitter
@@ -24,7 +27,8 @@ from blades_dist.tasks import TAGS
 __all__ = ["FaceBatch", "Position", "quiet_ray_data", "stream"]
 
 ROWS_PER_TASK = 512  # a Ray task costs some ten milliseconds, and re-reads the window's row groups: not one a batch
-TASKS_PER_SPAN = 2  # at least, where the buffer is too small for so many rows each
+TASKS_AHEAD = 2  # at least, where the buffer is too small for so many rows each
+LOOK_SECONDS = 10.0  # between looks at what the cluster has: two calls to another process
 
 _logger = logging.getLogger(__name__)
 
@@ -67,44 +71,77 @@ def stream(
         batches_per_chunk=batches_per_task(config, batch_size),
     )
     # A wrong rank or position is told to the caller now, not to whoever asks for the first batch.
-    first = list(islice(plan, 1))
-    load = partial(load_chunk, files=files, image_size=config.image_size, jitter=Jitter(jitter, seed))
-    return _batches(first, plan, load, config, batch_size, world_size, sum(sizes))
+    plan = chain([next(plan)], plan)
+    load = Load(files, config.image_size, Jitter(jitter, seed))
+    return _batches(plan, load, config, batch_size, world_size, sum(sizes))
 
 
 def _batches(
-    first: list[Chunk],
-    plan: Iterator[Chunk],
-    load: Callable[[pa.Table], pa.Table],
-    config: StreamConfig,
-    batch_size: int,
-    world_size: int,
-    total: int,
+    chunks: Iterator[Chunk], load: "Load", config: StreamConfig, batch_size: int, world_size: int, total: int
 ) -> Iterator[tuple[FaceBatch, Position]]:
-    with ThreadPoolExecutor(1, thread_name_prefix="stream") as background:
+    with closing(_Ahead(chunks, load, config, world_size)) as ahead:
+        for chunk, table in ahead:
+            position = chunk.first
+            for batch in _unpack(table, config.image_size):
+                position = after(position, batch_size * world_size, total)
+                yield batch, position
+                ahead.top_up()
 
-        def begin(chunks: list[Chunk]) -> tuple[list[Chunk], Future[list[ray.ObjectRef[pa.Table]]]]:
-            return chunks, background.submit(_run, chunks, load, config, world_size)
 
-        # The first run is short, so that training starts soon, and each next one, under way while one is consumed, at
-        # most twice as long: whoever stops early has decoded little in vain.
-        coming = begin(first)
-        while True:
-            span, future = coming
-            tables = future.result()
-            room = _buffer_rows(config) // len(span[0].row)
-            coming = begin(list(islice(plan, max(1, min(2 * len(span), room)))))
-            for chunk in span:
-                position = chunk.first
-                table = ray.get(tables.pop(0))  # popped: what was consumed leaves the object store
-                for batch in _unpack(table, config.image_size):
-                    position = after(position, batch_size * world_size, total)
-                    yield batch, position
+class _Ahead(Iterator[tuple[Chunk, pa.Table]]):
+    """Chunks in order, each with its decoded table; the next ones are decoded in Ray tasks meanwhile.
+
+    Plain tasks and not a Ray Data pipeline: the order is fixed, every chunk is one task, and how many are ahead follows
+    from the buffer, so that nothing is left to schedule. Ray Data's scheduler is a loop in Python in this very process,
+    where it would hold the lock that a training step needs to start its kernels; here a task costs one call.
+    """
+
+    def __init__(self, chunks: Iterator[Chunk], load: "Load", config: StreamConfig, world_size: int) -> None:
+        self._chunks, self._config, self._world_size = chunks, config, world_size
+        self._load = ray.put(load)
+        self._coming: deque[tuple[Chunk, ray.ObjectRef[pa.Table]]] = deque()
+        self._running: list[ray.ObjectRef[pa.Table]] = []
+        # Few at first, so that whoever stops early has decoded little in vain.
+        self._wanted = TASKS_AHEAD
+        self._pool, self._looked = (1, 0.0), -math.inf
+
+    def __next__(self) -> tuple[Chunk, pa.Table]:
+        self.top_up()
+        chunk, reference = self._coming.popleft()  # what was consumed leaves the object store
+        room = 2 * max(1, _buffer_rows(self._config) // len(chunk.row))
+        self._wanted = max(TASKS_AHEAD, min(2 * self._wanted, room))
+        return chunk, ray.get(reference)
+
+    def top_up(self) -> None:
+        """Starts as many tasks as there is room for: in the buffer, and beside those that are running."""
+        if self._running:
+            _, self._running = ray.wait(self._running, num_returns=len(self._running), timeout=0, fetch_local=False)
+        while len(self._coming) < self._wanted and (not self._coming or len(self._running) < self._tasks()[0]):
+            chunk = next(self._chunks)
+            # By name the default strategy: on this node while it has room, since what is decoded is used here; and not
+            # within the train worker's own share of the cluster.
+            task = _load_chunk.options(num_cpus=self._tasks()[1], scheduling_strategy="DEFAULT")
+            reference = task.remote(chunk, self._load)
+            self._coming.append((chunk, reference))
+            self._running.append(reference)
+
+    def close(self) -> None:
+        """Ends what is still being decoded."""
+        for _, reference in self._coming if ray.is_initialized() else ():
+            ray.cancel(reference)
+        self._coming.clear()
+
+    def _tasks(self) -> tuple[int, float]:
+        """As ``_task_pool``, asked anew now and then, as a cluster may grow."""
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            own = len(self._running) * self._pool[1]
+            self._pool, self._looked = _task_pool(self._config.task_cpus, self._world_size, own), time.monotonic()
+        return self._pool
 
 
 def batches_per_task(config: StreamConfig, batch_size: int) -> int:
     """How many successive batches of a worker one Ray task decodes."""
-    return max(1, min(ROWS_PER_TASK, _buffer_rows(config) // TASKS_PER_SPAN) // batch_size)
+    return max(1, min(ROWS_PER_TASK, _buffer_rows(config) // TASKS_AHEAD) // batch_size)
 
 
 def _buffer_rows(config: StreamConfig) -> int:
@@ -114,10 +151,7 @@ def _buffer_rows(config: StreamConfig) -> int:
 
 def quiet_ray_data() -> DataContext:
     """A copy of Ray Data's context in which it prints nothing by itself; this package reports progress."""
-    return _quiet(DataContext.get_current().copy())
-
-
-def _quiet(context: DataContext) -> DataContext:
+    context = DataContext.get_current().copy()
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     mute_data_progress()
     context.enable_progress_bars = False
@@ -126,64 +160,34 @@ def _quiet(context: DataContext) -> DataContext:
     return context
 
 
-def _keep_order() -> None:
-    """Sets this process's own context, for good: a context for a while, as ``DataContext.current`` has it, is the whole
-    process's too, and two streams in threads would take it from each other, the order of their rows with it."""
-    context = _quiet(DataContext.get_current())
-    context.execution_options.preserve_order = True
-    # A trainer that is busy elsewhere (evaluation, a checkpoint) is no error.
-    context.execution_no_progress_timeout_s = -1
-
-
-def _run(
-    span: list[Chunk], load: Callable[[pa.Table], pa.Table], config: StreamConfig, world_size: int
-) -> "list[ray.ObjectRef[pa.Table]]":
-    """Runs the chunks through Ray Data to the end; one table each, in order, in the object store.
-
-    Not one long pipeline read by demand: while that waits for its reader, Ray Data's scheduler spins, and on a small
-    machine takes a core from the training beside it.
-    """
-    workers, cpus = _task_pool(config.task_cpus, world_size)
-    _keep_order()
-    # Not from_arrow: that looks at its tables in Ray tasks of a whole CPU each, which train workers may all hold.
-    dataset = ray.data.from_items([pack_chunk(chunk) for chunk in span], override_num_blocks=len(span)).map_batches(
-        load,
-        batch_size=None,
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-        num_cpus=cpus,
-        compute=TaskPoolStrategy(size=min(workers, len(span))),
-    )
-    return list(dataset.materialize().to_arrow_refs())
-
-
-def _task_pool(task_cpus: float, world_size: int) -> tuple[int, float]:
-    """How many tasks of one worker may run at once, and the logical CPUs each asks for.
+def _task_pool(task_cpus: float, world_size: int, own: float) -> tuple[int, float]:
+    """How many tasks of one worker may run at once, and the logical CPUs each asks for; ``own`` are held by them now.
 
     Train workers may hold every CPU of a small machine for as long as they run. A task that asked for one would then
     wait for ever, and so would its worker: in that case tasks ask for none and the operating system shares the cores.
     """
     total = ray.cluster_resources().get("CPU", 1.0)
-    free = ray.available_resources().get("CPU", 0.0)
+    free = ray.available_resources().get("CPU", 0.0) + own
     if free < task_cpus:
         _logger.info("no logical CPU is free for decoding (%.1f of %.1f): decoding shares the workers'", free, total)
         return max(1, int(total / world_size) // 2), 0.0
     return max(1, int(total / world_size)), task_cpus
 
 
-def pack_chunk(chunk: Chunk) -> dict[str, int | bytes]:
-    """A chunk as the row of a table that ``load_chunk`` takes."""
-    arrays = {"epoch": chunk.epoch, "group": chunk.group, "row": chunk.row}
-    return {"batches": chunk.batches} | {name: array.astype(np.int64).tobytes() for name, array in arrays.items()}
+@dataclass(frozen=True)
+class Load:
+    """What the tasks of one stream have in common: (shard, row group) of every group, and how faces are cut."""
+
+    files: list[tuple[Path, int]]
+    image_size: int
+    jitter: Jitter
 
 
-def load_chunk(task: pa.Table, files: list[tuple[Path, int]], image_size: int, jitter: Jitter) -> pa.Table:
-    """Runs in a Ray task: the rows of one chunk as one row a batch, arrays as their bytes."""
+def load_chunk(chunk: Chunk, load: Load) -> pa.Table:
+    """The rows of a chunk as one row a batch, arrays as their bytes."""
     cv2.setNumThreads(1)
-    (packed,) = task.to_pylist()
-    batches = packed["batches"]
-    epoch, group, row = (np.frombuffer(packed[name], np.int64) for name in ("epoch", "group", "row"))
-    loaded = read_rows(files, group, row, image_size, jitter, epoch)
+    batches = chunk.batches
+    loaded = read_rows(load.files, chunk.group, chunk.row, load.image_size, load.jitter, chunk.epoch)
     ids = np.array_split(np.array(loaded["ids"], object), batches)
     return pa.table(
         {
@@ -193,6 +197,9 @@ def load_chunk(task: pa.Table, files: list[tuple[Path, int]], image_size: int, j
             "ids": pa.array([part.tolist() for part in ids], pa.list_(pa.string())),
         }
     )
+
+
+_load_chunk = ray.remote(max_retries=-1)(load_chunk)
 
 
 def _as_rows(array: np.ndarray, rows: int) -> pa.Array:

@@ -121,8 +121,9 @@ class Detector(ModelHubMixin, library_name="blades-dist", tags=["deepfake-detect
         """Answers for crops (B, 3, S, S), or (B, 1 + V, 3, S, S) with the V re-encodings of each behind it, as
         ``encoder.prepare`` makes them; ``fpr`` is one rate for all of them or one each.
 
-        On a CPU every face is computed alone and in one thread, several faces side by side: convolution kernels sum
-        in an order that depends on batch and threads, and an answer must not depend on which faces came with it.
+        An answer must not depend on which faces came with it, and kernels sum in an order that depends on batch and
+        threads. So on a CPU every face is computed alone and in one thread, several side by side; on a GPU the encoder
+        takes rows in blocks of one size. Heads see one face at a time on both.
 
         Raises:
             ValueError: crops of another shape or type, or a face whose score is not finite.
@@ -139,19 +140,20 @@ class Detector(ModelHubMixin, library_name="blades-dist", tags=["deepfake-detect
             computed = list(self._workers.map(self._compute, crops.split(1)))
         else:
             computed = [self._compute(crops)] if len(crops) else []
-        scores = [row for part, _ in computed for row in part]
-        logits = [row for _, part in computed for row in part]
-        return [self._answer(*item) for item in zip(scores, logits, rates, strict=True)]
+        answers = [face for part in computed for face in part]
+        return [self._answer(*face, rate) for face, rate in zip(answers, rates, strict=True)]
 
     @cached_property
     def _workers(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(torch.get_num_threads(), "detect", torch.set_num_threads, (1,))
 
-    def _compute(self, crops: Tensor) -> tuple[np.ndarray, Tensor]:
-        """(B, V', 3, S, S) to scores (B, V') and the logits (B, C) of the faces as they are."""
+    def _compute(self, crops: Tensor) -> list[tuple[np.ndarray, Tensor]]:
+        """(B, V', 3, S, S) to scores (V',) of each face with the logits (C,) of it as it is."""
         features = self.encoder.features(crops.flatten(0, 1).contiguous())
-        own = features.unflatten(0, crops.shape[:2])[:, 0]
-        return self.head.score(features.cpu().numpy()).reshape(crops.shape[:2]), self.encoder.logits(own).cpu()
+        features = features.unflatten(0, crops.shape[:2])
+        logits = self.encoder.logits(features[:, 0]).cpu()
+        scores = (self.head.score(rows) for rows in features.cpu().numpy())
+        return list(zip(scores, logits, strict=True))
 
     def _answer(self, scores: np.ndarray, logits: Tensor, fpr: float) -> FaceResult:
         if not np.isfinite(scores).all():

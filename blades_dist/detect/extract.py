@@ -19,18 +19,23 @@ import ray
 import torch
 from ray.data import ActorPoolStrategy, DataContext
 
+from blades_dist.arithmetic import cuda
 from blades_dist.config import ExtractConfig
 from blades_dist.data.pipeline.workspace import write_table
 from blades_dist.data.records import label_column, read_manifest
 from blades_dist.data.stream import quiet_ray_data
-from blades_dist.detect.features import FeatureSet, encode, face_seed, stored_faces
+from blades_dist.detect.features import FeatureSet, encode, encode_prepared, face_seed, stored_faces
+from blades_dist.models.encoder_info import DESCRIPTION, read_info
 from blades_dist.models.export import FrozenEncoder, encoder_digest, load_encoder
+from blades_dist.models.resize import resized
 from blades_dist.perturb import apply, check_spec
+from blades_dist.raylocal import cards, require
 from blades_dist.tasks import TAGS
 
 ROWS_PER_FILE = 512  # some seconds of work for a large encoder: what a kill can lose of one actor
 _ROWS_PER_ACTOR = 1024  # an actor takes seconds to start, which fewer rows do not repay
 _KEPT = ".features"  # beside the shards, where the configuration names no other place
+_TROUBLE = (OSError, ValueError, pa.ArrowException, RuntimeError)  # that a unit may have; the driver is told
 _ABOUT = ("id", "source", "path", *(label_column(tag) for tag in TAGS))
 
 
@@ -68,6 +73,7 @@ def extract(requests: Sequence[Request], config: ExtractConfig, say: Callable[[s
     Every node must see shards, encoders and the cache under the same paths.
 
     Raises:
+        ConfigError: ``config.gpu`` on a cluster that has none.
         FileNotFoundError: no shard set or encoder where a request says.
         ValueError: an empty split, an unknown view, a damaged shard, or features that are not finite.
     """
@@ -111,20 +117,25 @@ def _plan(request: Request, encoder: str, config: ExtractConfig) -> list[_Unit]:
 
 
 def _compute(units: list[_Unit], config: ExtractConfig, say: Callable[[str], None]) -> None:
-    """All files that are not there yet, in one pipeline."""
+    """All files that are not there yet, in one pipeline: where the encoder runs on GPUs, CPUs decode for it."""
+    if config.gpu:
+        require_gpu("extract.gpu", config.gpu)
     context = quiet_ray_data()
     context.execution_no_progress_timeout_s = -1  # a slow encoder is not ours to judge
     total, done, told = sum(unit.rows for unit in units), 0, -1
     with DataContext.current(context):
         items = [{"json": json.dumps(asdict(unit))} for unit in units]
-        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        dataset = ray.data.from_items(items, override_num_blocks=len(items))
+        if config.gpu:
+            dataset = dataset.map_batches(_decode, batch_size=None, batch_format="pyarrow", num_cpus=1)
+        dataset = dataset.map_batches(
             _Extractor,
-            fn_constructor_kwargs={"batch_size": config.batch_size, "gpu": config.gpu},
+            fn_constructor_kwargs={"batch_size": config.batch_size, "gpu": bool(config.gpu)},
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=min(-(-total // _ROWS_PER_ACTOR), _actors(config))),
-            num_cpus=1,
-            num_gpus=1 if config.gpu else 0,
+            num_cpus=0 if config.gpu else 1,  # whoever waits for a card leaves the cores to those who decode for it
+            num_gpus=config.gpu,
         )
         tables = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     for table in tables:
@@ -140,26 +151,64 @@ def _compute(units: list[_Unit], config: ExtractConfig, say: Callable[[str], Non
 def _actors(config: ExtractConfig) -> int:
     if config.actors is not None:
         return config.actors
-    return max(1, int(ray.cluster_resources().get("GPU" if config.gpu else "CPU", 1)))
+    there = ray.cluster_resources()
+    if config.gpu:
+        return int(there["GPU"]) * int(1 / config.gpu + 1e-9)
+    return max(1, int(there.get("CPU", 1)))
+
+
+def require_gpu(key: str, share: float) -> None:
+    """Whether the cluster has a GPU at all, of which ``key`` asks for a share.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    remedy = f"run on a cluster with one, or set {key}=false to compute features on CPUs"
+    require(key, {"GPU": cards(1, share)}, "computing features there needs", remedy)
+
+
+def _decode(table: pa.Table) -> pa.Table:
+    """A task: units in, the same with the crops of each as the encoder takes them, or with what is wrong."""
+    cv2.setNumThreads(1)
+    return pa.Table.from_pylist([_decoded(text) for text in table["json"].to_pylist()], _DECODED)
+
+
+_DECODED = pa.schema({"json": pa.string(), "crops": pa.large_binary(), "type": pa.string(), "error": pa.string()})
+
+
+def _decoded(text: str) -> dict[str, Any]:
+    unit = _Unit(**json.loads(text))
+    try:
+        info = read_info(Path(unit.encoder) / DESCRIPTION)
+        crops = np.stack([resized(pixels, info.image_size, info.resize) for pixels in _faces(unit)])
+    except _TROUBLE as error:
+        return {"json": text, "crops": b"", "type": "", "error": f"{unit.shard}: {error}"}
+    return {"json": text, "crops": crops.data.cast("B"), "type": crops.dtype.str, "error": ""}
 
 
 class _Extractor:
-    """An actor: units in, numbers of rows out; the features go into files."""
+    """An actor: units in, with their decoded crops or without, numbers of rows out; the features go into files."""
 
     def __init__(self, batch_size: int, gpu: bool) -> None:
-        self._batch_size, self._device = batch_size, "cuda" if gpu else "cpu"
+        self._batch_size, self._device = batch_size, cuda() if gpu else torch.device("cpu")
         torch.set_num_threads(1)  # as many actors as cores
         cv2.setNumThreads(1)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        done = [self._unit(_Unit(**json.loads(text))) for text in table["json"].to_pylist()]
+        done = [self._unit(table, i) for i in range(len(table))]
         return pa.Table.from_pylist(done, pa.schema({"rows": pa.int64(), "error": pa.string()}))
 
-    def _unit(self, unit: _Unit) -> dict[str, Any]:
+    def _unit(self, table: pa.Table, i: int) -> dict[str, Any]:
+        unit = _Unit(**json.loads(table["json"][i].as_py()))
         try:
             encoder = _encoder(unit.encoder, self._device)
-            features = encode(encoder, _faces(unit), self._batch_size)
-        except (OSError, ValueError, pa.ArrowException, RuntimeError) as error:
+            if "crops" in table.column_names:
+                if error := table["error"][i].as_py():
+                    return {"rows": 0, "error": error}
+                features = encode_prepared(encoder, _crops(table, i, encoder.info.image_size), self._batch_size)
+            else:
+                features = encode(encoder, _faces(unit), self._batch_size)
+        except _TROUBLE as error:
             return {"rows": 0, "error": f"{unit.shard}: {error}"}
         if not np.isfinite(features).all():
             return {"rows": 0, "error": f"{unit.shard}: the encoder {unit.encoder} gives features that are not finite"}
@@ -173,8 +222,12 @@ def _faces(unit: _Unit) -> Iterator[np.ndarray]:
         yield apply(unit.view, pixels, face_seed(name)) if unit.view else pixels
 
 
+def _crops(table: pa.Table, i: int, size: int) -> np.ndarray:
+    return np.frombuffer(table["crops"][i].as_buffer(), table["type"][i].as_py()).reshape(-1, 3, size, size)
+
+
 @lru_cache(maxsize=4)
-def _encoder(folder: str, device: str) -> FrozenEncoder:
+def _encoder(folder: str, device: torch.device) -> FrozenEncoder:
     return load_encoder(Path(folder)).to(device)
 
 

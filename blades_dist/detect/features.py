@@ -38,6 +38,11 @@ class FeatureSet:
 
 def encode(encoder: FrozenEncoder, faces: Iterable[np.ndarray], batch_size: int) -> np.ndarray:
     """Face crops, each (H, W, 3) uint8 RGB of any size, to (n, D) float32 features."""
+    return encode_prepared(encoder, map(encoder.prepare, faces), batch_size)
+
+
+def encode_prepared(encoder: FrozenEncoder, crops: Iterable[np.ndarray], batch_size: int) -> np.ndarray:
+    """Crops as ``encoder.prepare`` makes them, (3, S, S) each, to (n, D) float32 features."""
     found: list[np.ndarray] = []
     waiting: list[np.ndarray] = []
 
@@ -45,8 +50,8 @@ def encode(encoder: FrozenEncoder, faces: Iterable[np.ndarray], batch_size: int)
         found.append(encoder.features(torch.from_numpy(np.stack(waiting))).cpu().numpy())
         waiting.clear()
 
-    for pixels in faces:
-        waiting.append(encoder.prepare(pixels))
+    for crop in crops:
+        waiting.append(crop)
         if len(waiting) == batch_size:
             flush()
     if waiting:

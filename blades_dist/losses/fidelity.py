@@ -16,7 +16,7 @@ from torch import Tensor
 from blades_dist.config import LossConfig
 from blades_dist.distributed import World
 from blades_dist.losses import reference
-from blades_dist.tasks import ABSENT, TaskSet
+from blades_dist.tasks import ABSENT, REGIONS, TaskSet, task_set
 
 # Pairs that the torch path holds at a time; about ten arrays of this many numbers bound its memory. On a CPU larger
 # tiles were slower (they leave the cache) and smaller ones no faster.
@@ -93,7 +93,7 @@ def _takes_triton(logits: Tensor, kernel: str) -> bool:
     if kernel == "torch":
         chosen = False
     elif kernel == "auto":
-        chosen = logits.is_cuda and logits.dtype != torch.float64 and _has_triton()
+        chosen = logits.is_cuda and logits.dtype != torch.float64 and _kernel_fails(logits.device) is None
     else:
         if logits.dtype == torch.float64:
             raise ValueError("loss.kernel: triton computes in fp32, but the logits are float64; use auto or torch")
@@ -106,6 +106,8 @@ def _takes_triton(logits: Tensor, kernel: str) -> bool:
                 f"loss.kernel: triton needs logits on a CUDA device, not {logits.device}; use auto or torch (tests run "
                 "the kernel on a CPU in Triton's interpreter: TRITON_INTERPRET=1, set before triton is imported)"
             )
+        if why := _kernel_fails(logits.device):
+            raise RuntimeError(f"loss.kernel: the triton kernel does not run here ({why}); use auto or torch")
         chosen = True
     _announce("triton" if chosen else "torch", kernel, logits.device.type)
     return chosen
@@ -118,6 +120,31 @@ def _has_triton() -> bool:
     except ImportError:
         return False
     return True
+
+
+@functools.cache
+def _kernel_fails(device: torch.device) -> str | None:
+    """Why the kernel cannot run on ``device``, or None: found out by running it once. Triton compiles its launcher on
+    the host, so it needs more than itself there."""
+    if not _has_triton():
+        return "triton is not installed"
+    from blades_dist.losses import fused
+
+    tasks = task_set()
+    labels = torch.zeros(2, len(tasks) - 1 + len(REGIONS), dtype=torch.int64, device=device)
+    try:
+        fused.losses_and_gradient(
+            torch.zeros(2, tasks.width, device=device), labels, None, 0, tasks, LossConfig(kernel="triton")
+        )
+    except Exception as error:  # of a compiler, a linker, a driver: each has its own
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        why = f"{type(error).__name__}: {lines[-1] if lines else 'no reason given'}"
+        advice = "Triton needs a C compiler and Python's headers (python3-dev)"
+        _log.warning(
+            "the fused loss kernel does not run on %s, so losses take the torch path: %s; %s", device, why, advice
+        )
+        return f"{why}; {advice}"
+    return None
 
 
 @functools.cache  # Once a process and choice.

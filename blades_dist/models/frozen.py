@@ -2,19 +2,26 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blades_dist.arithmetic import ieee_fp32, in_blocks
 from blades_dist.models.encoder_info import EncoderInfo
 from blades_dist.models.resize import FLOAT, resized
 
+BLOCK = 32  # rows of every forward on a GPU: a service's usual batch, and enough to keep a card busy
+
 
 class FrozenEncoder(nn.Module):
-    """Face crops to features, and features to pretext logits, on frozen weights in fp32.
+    """Face crops to features, and features to pretext logits, on frozen weights in fp32: IEEE fp32 on every device, so
+    that a threshold calibrated on one holds on another.
+
+    On a GPU rows go through in blocks of ``BLOCK``, whatever their number: what a row gives does not depend on the
+    others. On a CPU it does in the last digits; who must not notice gives one row at a time.
 
     ``image`` maps (B, 3, S, S) in 0..1 to (B, D); ``text_features`` (C, D) of norm 1 and ``scale`` (1,) are the
     prompts' side, C = 0 where there is none (the default).
@@ -59,17 +66,26 @@ class FrozenEncoder(nn.Module):
         if images.dtype != dtype or images.shape[1:] != (3, size, size):
             name = str(dtype).removeprefix("torch.")
             raise ValueError(f"expected {name} images (B, 3, {size}, {size}), got {images.dtype} {tuple(images.shape)}")
-        return self._features(images.to(self.text_features.device))
+        return self._alike(self._features, images)
 
     @torch.inference_mode()
     def logits(self, features: Tensor) -> Tensor:
         """(B, D) features to (B, C) pretext logits; C is 0 for an encoder without text features."""
-        return self._logits(features)
+        return self._alike(self._logits, features)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """``features`` and ``logits`` of a batch in one graph, unchecked: what is exported to other runtimes."""
         features = self._features(images)
         return features, self._logits(features)
+
+    @property
+    def _block(self) -> int | None:
+        return BLOCK if self.text_features.device.type == "cuda" else None
+
+    def _alike(self, compute: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        with ieee_fp32():
+            rows, block = rows.to(self.text_features.device), self._block
+            return compute(rows) if block is None else in_blocks(compute, rows, block)
 
     def _features(self, images: Tensor) -> Tensor:
         found = self.image(images.float() / 255 if images.dtype == torch.uint8 else images)

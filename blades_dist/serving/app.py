@@ -28,6 +28,7 @@ from blades_dist.data.locate import make_locator
 from blades_dist.data.locate_models import LocatorError
 from blades_dist.detect.detector import INDEX, load_detector
 from blades_dist.ray_private import route_in_own_loop, versioned
+from blades_dist.raylocal import cards, require
 from blades_dist.serving.backend import AT_ONCE
 from blades_dist.serving.deployments import Decode, Front, Jobs
 from blades_dist.serving.jobs import read_webhooks
@@ -82,7 +83,7 @@ def build(config: ServiceConfig) -> serve.Application:
             2 * config.max_batch_size,  # one batch runs while the next one forms
             waiting,
             user_config={"folder": str(folder.resolve()), "id": _identity(folder)},
-            actor={"num_gpus": 1} if config.gpu else {},
+            actor={"num_gpus": config.gpu},
             **_replicas(config.replicas, config.max_replicas, config.max_batch_size),
         )
         return made.bind(values, of, shadow, background)
@@ -254,16 +255,12 @@ def _identity(folder: Path) -> str:
 
 
 def _check_resources(config: ServiceConfig) -> None:
-    there, number = ray.cluster_resources(), len(config.bundles) + len(config.shadow)
-    needed = {"CPU": config.decoders * config.decoder_cpus + number * config.replicas * config.model_cpus}
-    needed["CPU"] += (config.fronts + 1) * SMALL_CPUS
-    needed["GPU"] = number * config.replicas if config.gpu else 0
-    for kind, amount in needed.items():
-        if amount > there.get(kind, 0) + 1e-9:
-            raise ValueError(
-                f"the service needs {amount:g} of Ray's logical {kind}s and the cluster has {there.get(kind, 0):g}: "
-                "lower model_cpus, decoder_cpus or replicas, or raise ray.num_cpus"
-            )
+    models = (len(config.bundles) + len(config.shadow)) * config.replicas
+    cpus = config.decoders * config.decoder_cpus + models * config.model_cpus + (config.fronts + 1) * SMALL_CPUS
+    remedy = "lower model_cpus, decoder_cpus or replicas, or raise ray.num_cpus"
+    require("replicas", {"CPU": cpus}, "the service needs", remedy, "of Ray's logical {}s")
+    remedy = "lower gpu (a share: 0.25 lets four replicas use one card) or replicas, or set gpu=false"
+    require("gpu", {"GPU": cards(models, config.gpu)}, f"{models} replicas of {config.gpu:g} each need", remedy)
 
 
 def _check_port(host: str, port: int) -> None:

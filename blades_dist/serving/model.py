@@ -20,6 +20,7 @@ import torch
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from blades_dist.arithmetic import cuda
 from blades_dist.config.serve import ServiceConfig
 from blades_dist.detect.detector import Detector, FaceResult, load_detector
 from blades_dist.detect.heads import HEADS
@@ -181,7 +182,7 @@ class Model:
     def _load(self, folder: Path) -> LoadedModel:
         detector = load_detector(folder)
         if self._config.gpu:
-            detector.encoder.to("cuda")
+            detector.encoder.to(cuda())
         shape = detector.info.preprocessing
         views, kind = 1 + len(shape.re_encodings), detector.encoder.input_dtype
         empty = np.zeros((1, views, 3, shape.image_size, shape.image_size), str(kind).removeprefix("torch."))

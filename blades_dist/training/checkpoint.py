@@ -60,7 +60,7 @@ def snapshot(
     own = {name: whole[name] for name in shares(whole, world.size)[world.rank]}
     if world.size > 1 and _has_local_statistics(engine.module):
         own |= {f"{BUFFERS}{world.rank}.{name}": value for name, value in engine.module.named_buffers()}
-    tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in own.items()}
+    tensors = _copies(own)
     state = {"progress": asdict(progress), "weights": weights, "manifest": manifest, "world_size": world.size}
     return Snapshot(progress.step, tensors, state)
 
@@ -118,6 +118,16 @@ def load_adamw_state(module: nn.Module, optimizer: torch.optim.Optimizer, state:
         if f"{MOMENTS[0]}.{name}" in state:
             own = {moment: state[f"{moment}.{name}"].to(value.device).clone() for moment in MOMENTS}
             optimizer.state[value] = {"step": state["step"].reshape(()).clone(), **own}
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies on the CPU. From a GPU all are under way at once, into pinned memory (which is what torch takes
+    for a copy that does not block), and are waited for once."""
+    found = {name: value.detach().contiguous() for name, value in tensors.items()}
+    found = {name: value.to("cpu", copy=True, non_blocking=True) for name, value in found.items()}
+    for device in {value.device for value in tensors.values() if value.is_cuda}:
+        torch.cuda.synchronize(device)
+    return found
 
 
 def _has_local_statistics(module: nn.Module) -> bool:

@@ -12,16 +12,23 @@ CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 WORKSPACES = (":4096:8", ":16:8")
 
 
-def prepare_environment() -> None:
-    """Sets what must stand in the environment before CUDA starts. Call first thing in a process that trains."""
-    os.environ.setdefault(CUBLAS, WORKSPACES[0])
+# Without it memory of one size that is free cannot serve another: routes differ in what they hold from step to step.
+ALLOCATOR, SEGMENTS = "PYTORCH_ALLOC_CONF", "expandable_segments:True"
+
+
+def prepare_environment(deterministic: bool = True) -> None:
+    """Sets what must stand in the environment before CUDA starts, where nobody has. Call first thing in a process that
+    trains."""
+    os.environ.setdefault(ALLOCATOR, SEGMENTS)
+    if deterministic:
+        os.environ.setdefault(CUBLAS, WORKSPACES[0])
 
 
 def make_deterministic(device: torch.device) -> None:
     """Has torch take only operations that give the same bits each time, for the rest of this process.
 
-    Deterministic algorithms only (an operation that has none raises, by name), no search for the fastest convolution,
-    no TF32. Then two runs are bitwise equal if they have equal: code, versions of torch and its libraries, device
+    Deterministic algorithms only (an operation that has none raises, by name), no search for the fastest convolution.
+    Then two runs are bitwise equal if they have equal: code, versions of torch and its libraries, device
     type, number of workers, and on a CPU number of torch threads, since a sum's order depends on how it is shared out;
     ``threads`` therefore pins those. Other processors may still round otherwise: their libraries choose other kernels.
 
@@ -36,8 +43,6 @@ def make_deterministic(device: torch.device) -> None:
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def threads(train: TrainConfig, cores: int, workers_here: int) -> int:

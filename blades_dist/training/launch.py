@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray.exceptions import RayActorError
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -17,6 +16,7 @@ from blades_dist.data.order import global_batches
 from blades_dist.data.records import read_manifest
 from blades_dist.files import alone
 from blades_dist.models.encoder_info import DESCRIPTION
+from blades_dist.raylocal import require
 from blades_dist.settings import ConfigError
 from blades_dist.training import checkpoint_io, provenance
 from blades_dist.training.entry import STOPPED, pretrain_worker
@@ -135,16 +135,12 @@ def check_cluster(config: PretrainConfig) -> None:
     Raises:
         ConfigError: it does not; says what is missing.
     """
-    have, workers = ray.cluster_resources(), config.train.worker_range[0]
-    need = {"CPU": workers * config.train.cpus_per_worker}
-    if config.train.gpu:
-        need["GPU"] = workers * config.train.gpu_per_worker
-    for name, count in need.items():
-        if have.get(name, 0) < count:
-            raise ConfigError(
-                f"train.workers: {workers} workers need {count:g} {name}, the cluster has {have.get(name, 0):g}; "
-                "use fewer workers, or a smaller train.cpus_per_worker"
-            )
+    train, workers = config.train, config.train.worker_range[0]
+    need, what = {"CPU": workers * train.cpus_per_worker}, f"{workers} workers need"
+    require("train.workers", need, what, "use fewer workers, or a smaller train.cpus_per_worker")
+    if train.gpu:
+        need, remedy = {"GPU": workers * train.gpu_per_worker}, "use fewer workers, more GPUs, or train.gpu=false"
+        require("train.gpu", need, what, remedy)
 
 
 def _fit(config: PretrainConfig, handler: SignalHandler) -> Result:

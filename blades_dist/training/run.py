@@ -1,12 +1,15 @@
 """What one worker trains with, and where it begins: built from a configuration, set to a checkpoint. No Ray here."""
 
+import io
 import os
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from blades_dist.arithmetic import set_precision
 from blades_dist.bilevel.build import TaskWeights, build_weights
 from blades_dist.config import PretrainConfig
 from blades_dist.data.order import Position, global_batches
@@ -61,8 +64,11 @@ def build(config: PretrainConfig, device: torch.device, workers_here: int) -> Ru
     train = config.train
     cores = os.cpu_count() or 1
     torch.set_num_threads(threads(train, cores, workers_here))
+    set_precision(train.precision)
     if train.deterministic:
         make_deterministic(device)
+    elif device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # shapes stay the same, so a search for the fastest is made once
     if device.type == "cpu":
         keep_freed_memory()
     tasks = task_set(flash=config.loss.flash)
@@ -88,7 +94,9 @@ def _deepspeed(device: torch.device) -> Any:
     # DeepSpeed picks its accelerator, and says so, when it is imported: only here, and only once that is known.
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from blades_dist.training.engine import DeepSpeedEngine
+    # Without nvcc it also prints a line for each operation that it cannot compile; none of them is used here.
+    with redirect_stdout(io.StringIO()):
+        from blades_dist.training.engine import DeepSpeedEngine
 
     return DeepSpeedEngine
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from blades_dist.arithmetic import ieee_fp32
 from blades_dist.bilevel import hypergradient
 from blades_dist.bilevel.build import TaskWeights
 from blades_dist.bilevel.hypergradient import Batch, Columns, Evaluated, Hypergradient, combine, pull_back
@@ -307,12 +308,13 @@ class BilevelStep:
 
 @contextmanager
 def precise(module: nn.Module, on: bool) -> Iterator[None]:
-    """Inside, if ``on``, a ``JointModel`` computes in its parameters' type instead of under autocast."""
+    """Inside, if ``on``, a ``JointModel`` computes in its parameters' type, without autocast and without TF32."""
     if not (on and isinstance(module, JointModel)):
         yield
         return
     before, module.autocast_dtype = module.autocast_dtype, None
     try:
-        yield
+        with ieee_fp32():
+            yield
     finally:
         module.autocast_dtype = before

@@ -31,6 +31,7 @@ from blades_dist.training.determinism import prepare_environment
 from blades_dist.training.entry import STOPPED
 from blades_dist.training.guard import NonFinite, check_equal
 from blades_dist.training.loggers import open_loggers
+from blades_dist.training.memory import explained
 from blades_dist.training.prefetch import Faces, Feed, Waits
 from blades_dist.training.progress import Reporter, say
 from blades_dist.training.provenance import describe_run, record_start
@@ -49,8 +50,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     ``stop_signal`` and ``command``."""
     mute_train_reports()  # they would stand between the run's own lines
     config = PretrainConfig.model_validate(settings["config"])
-    if config.train.deterministic:
-        prepare_environment()
+    prepare_environment(config.train.deterministic)
     workers_here = int(ray.train.get_context().get_local_world_size())
     run = build(config, ray.train.torch.get_device(), workers_here)
     with closing(run.writer), ExitStack() as stack:
@@ -62,7 +62,8 @@ def train_worker(settings: dict[str, Any]) -> None:
         train = stack.enter_context(_feed(run, config.data.train_split, TRAIN, progress.train))
         val = stack.enter_context(_feed(run, config.data.val_split, VAL, progress.val))
         log = stack.enter_context(SampleLog(run.folder, run.world, config.train.record_samples))
-        end = Trainer(run, train, val, log, reporter, settings["stop_signal"]).train(progress)
+        with explained(config):
+            end = Trainer(run, train, val, log, reporter, settings["stop_signal"]).train(progress)
         if end is not None:
             ray.train.report(_progress_metrics(end) | (export(run, end) if run.leads else {}))
 

@@ -10,9 +10,10 @@ import ray
 import torch
 from safetensors.numpy import load_file, save_file
 
+from blades_dist.arithmetic import cuda
 from blades_dist.config import ExtractConfig, ManipulateConfig, PretrainConfig
 from blades_dist.data.read import read_split
-from blades_dist.detect.extract import Request, extract
+from blades_dist.detect.extract import Request, extract, require_gpu
 from blades_dist.distributed import World
 from blades_dist.files import write_through
 from blades_dist.models.export import encoder_digest, load_encoder
@@ -80,8 +81,10 @@ def manipulated(encoder: Path, split: str, config: SweepConfig) -> np.ndarray:
     target = config.folder / "features" / "manipulated" / f"{name[:32]}.safetensors"
     if not target.is_file():
         gpu = config.fit.extract.gpu
+        if gpu:
+            require_gpu("fit.extract.gpu", gpu)
         # By name the default strategy: what runs in a Tune trial would otherwise have to fit into that trial's share.
-        remote = _manipulated.options(num_cpus=1, num_gpus=1 if gpu else 0, scheduling_strategy="DEFAULT")
+        remote = _manipulated.options(num_cpus=1, num_gpus=gpu, scheduling_strategy="DEFAULT")
         found = ray.get(
             remote.remote(
                 str(encoder),
@@ -91,7 +94,7 @@ def manipulated(encoder: Path, split: str, config: SweepConfig) -> np.ndarray:
                 objective.limit,
                 config.seed,
                 config.fit.extract.batch_size,
-                gpu,
+                bool(gpu),
             )
         )
         write_through(target, lambda file: save_file({"features": found}, file))
@@ -112,7 +115,7 @@ def _manipulated(
     if not gpu:
         torch.set_num_threads(1)
     config, how = PretrainConfig.model_validate(pretrain), ManipulateConfig.model_validate(reference)
-    encoder = load_encoder(Path(folder)).to("cuda" if gpu else "cpu")
+    encoder = load_encoder(Path(folder)).to(cuda() if gpu else torch.device("cpu"))
     tasks = task_set(flash=config.loss.flash)
     found = []
     batches = read_split(config.data.shards, split, encoder.info.image_size, limit, batch_size)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import step_counts
 import torch
 from scaling_measure import COUNTS, SETTINGS, fit_line
 from scaling_model import (
@@ -23,7 +24,7 @@ from scaling_model import (
     memory,
     network_time,
 )
-from scaling_work import Copies, batch, step_ops
+from scaling_work import Copies, Ledger, batch, step_ops
 from scaling_work import build_step as counted_step
 from torch.utils.flop_counter import FlopCounterMode
 from traffic import Sizes, _passes, step_traffic
@@ -164,17 +165,42 @@ def test_a_line_is_found_again() -> None:
         fit_line(sizes, 1 / sizes)
 
 
-def test_counted_work_is_torchs_own_count_and_linear_in_the_batch() -> None:
+@pytest.mark.parametrize("size", [32, 96])
+def test_counted_work_is_torchs_own_count_and_linear_in_batch_and_area(size: int) -> None:
     config, world = small_config(), World()
-    ops = step_ops(config, 32, False, world, {})
+    ops = step_ops(config, size, False, world, {})
     model = small_model().train()
     step = counted_step(model, world, {})
-    train, val = batch(3, 32, 0), batch(3, 32, 1)
+    train, val = batch(3, size, 0), batch(3, size, 1)
     step.run(0, LR, [train], val)
     with FlopCounterMode(display=False) as counter:
         step.run(1, LR, [train], val)
     assert sum(op.at(3)[0] for op in ops) == pytest.approx(counter.get_total_flops(), rel=1e-9)
-    assert len(step_ops(config, 32, False, Copies(2), {})) > len(ops)  # synchronised statistics are more operations
+    assert len(step_ops(config, size, False, Copies(2), {})) > len(ops)  # synchronised statistics are more operations
+
+
+def test_what_is_no_device_operation_is_not_counted_and_what_takes_lists_is_few() -> None:
+    weights = [torch.zeros(65_536) for _ in range(111)]
+    with Ledger() as ledger:
+        torch._foreach_mul_(weights, 2.0)
+        torch._foreach_add_(weights, weights)
+        torch._foreach_mul_([torch.zeros(65_536 * 641)], 2.0)
+        torch._efficientzerotensor(3)
+        torch._has_same_storage_numel(weights[0], weights[1])
+        weights[0][:3].view(1, 3)
+        weights[0] + 1
+    assert [(entry.name.partition(".")[0], entry.launches) for entry in ledger.entries] == [
+        ("aten::_foreach_mul_", 2),
+        ("aten::_foreach_add_", 2),
+        ("aten::zeros", 1),
+        ("aten::_foreach_mul_", 3),
+        ("aten::add", 1),
+    ]
+
+
+@pytest.mark.parametrize("route", step_counts.ROUTES)
+def test_a_step_s_host_reads_are_few(route: str) -> None:
+    assert 1 <= step_counts.host_reads(step_counts.ROUTES[route]).total() <= 12
 
 
 def test_routes_that_are_measured_do_the_passes_that_traffic_counts() -> None:

@@ -6,16 +6,20 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import piexif
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from blades_dist.config import ExtractConfig, FitConfig
 from blades_dist.data.decode import Rejected
 from blades_dist.data.read import read_split
+from blades_dist.detect import extract as extraction
 from blades_dist.detect.detector import load_detector
 from blades_dist.detect.extract import Request, extract
 from blades_dist.detect.fit import LEAVE_ONE_OUT, fit_detector
@@ -83,6 +87,27 @@ def test_extract(world):
     assert changed.ids == found.ids and np.abs(changed.features - found.features).max() > 1e-4
     kept = found.where(np.array([name == found.ids[3] for name in found.ids]))
     assert kept.ids == [found.ids[3]] and kept.features.shape == (1, 16)
+
+
+@pytest.mark.parametrize("resize", ["area", "bilinear"])
+def test_what_cpus_decode_for_a_gpu_gives_the_same_features(world, tmp_path, resize):
+    """The two stages of an extraction on GPUs, here with the encoder on a CPU, against the one of CPUs."""
+    encoder = tiny_encoder()
+    encoder.info = encoder.info.model_copy(update={"resize": resize})
+    save_encoder(encoder, tmp_path / "encoder")
+    request = Request(tmp_path / "encoder", world / "shards", "calibration", "jpeg75")
+    units = extraction._plan(request, "0" * 64, ExtractConfig(cache=tmp_path))
+    table, actor = pa.table({"json": [json.dumps(asdict(unit)) for unit in units]}), extraction._Extractor(64, False)
+    found = []
+    for given in (table, extraction._decode(table)):
+        done = actor(given).to_pylist()
+        assert done == [{"rows": unit.rows, "error": ""} for unit in units]
+        found.append([pq.read_table(unit.target)["features"].to_pylist() for unit in units])
+    assert found[0] == found[1]
+    broken = pa.table({"json": [json.dumps(asdict(units[0]) | {"shard": "nowhere.parquet"})]})
+    for given in (broken, extraction._decode(broken)):
+        (row,) = actor(given).to_pylist()
+        assert row["rows"] == 0 and row["error"].startswith("nowhere.parquet: ")
 
 
 def test_features_are_computed_once(world):

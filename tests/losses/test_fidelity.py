@@ -147,6 +147,31 @@ def test_a_forced_kernel_that_cannot_run_says_why(monkeypatch: pytest.MonkeyPatc
         fidelity(random_logits(3, torch.float32), labels, TASKS, forced, World())
 
 
+def test_a_kernel_that_cannot_be_built_is_told_once_and_done_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Triton compiles its launcher on the host: without Python.h each call would fail, in every worker."""
+    fused = pytest.importorskip("blades_dist.losses.fused")
+    tried = []
+
+    def broken(*_: object) -> None:
+        tried.append(1)
+        raise RuntimeError("gcc returned 1\nmain.c:2: fatal error: Python.h: No such file or directory\n")
+
+    monkeypatch.setattr(fused, "losses_and_gradient", broken)
+    module._kernel_fails.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING, module.__name__):
+            found = [module._kernel_fails(torch.device("cpu")) for _ in range(2)]
+        assert (
+            found[0] == found[1] and "Python.h" in str(found[0]) and "python3-dev" in str(found[0]) and len(tried) == 1
+        )
+        (record,) = caplog.records
+        assert "losses take the torch path" in record.getMessage() and "\n" not in record.getMessage()
+    finally:
+        module._kernel_fails.cache_clear()
+
+
 def test_the_op_needs_neither_triton_nor_the_heavy_dependencies() -> None:
     code = (
         "import sys\n"
