@@ -163,8 +163,8 @@ def collectives(
     if layers:
         statistics = FLOAT * 2 * sizes.channels / layers
         found += [
-            Collective("batchnorm", "all_gather", statistics, layers * (forwards["all"] + dual)),
-            Collective("batchnorm", "all_reduce", statistics * train.worker_range[1], layers * backwards),
+            Collective("batchnorm", "all_gather", statistics, layers * forwards["statistics"]),
+            Collective("batchnorm", "all_reduce", statistics, layers * (dual + backwards)),
         ]
     zero = train.zero_stage if engine == "deepspeed" else 0
     calls = {

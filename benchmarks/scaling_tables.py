@@ -152,7 +152,7 @@ def messages(config: ModelConfig) -> list[str]:
         "## Bytes a worker hands over in a step, MB",
         "",
         f"P = {sizes.params / 1e6:.1f} M parameters, {sizes.channels} channels of BatchNorm; fp32, ZeRO 0. In brackets "
-        "what BatchNorm's statistics are of it: their cotangents grow with the number of workers.",
+        "what BatchNorm's statistics are of it.",
         "",
         "| route | 8 workers | 64 | 1024 |",
         "|---|---|---|---|",

@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import torch
 from scaling_model import Op
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -41,8 +41,8 @@ TENSORS_A_LAUNCH, BLOCKS_A_LAUNCH, BLOCK = (110, 64, 48, 36, 30), 320, 65_536
 class Copies(World):
     """Several workers, the others holding what this one holds: their work without their messages."""
 
-    def sum(self, value: Tensor) -> Tensor:
-        return value.detach() * self.size
+    def _reduce(self, own: Tensor) -> Tensor:
+        return own.mul_(self.size)
 
     def gather(self, value: Tensor) -> Tensor:
         return torch.stack([value] * self.size)
@@ -232,12 +232,9 @@ def _kept(config: ModelConfig, size: int, bf16: bool, world: World, rows: int) -
     with remember(model), torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
         model(batch(rows, size, 0).images)
     remembered = {
-        layer.remembered.untyped_storage().data_ptr(): layer.remembered.untyped_storage().nbytes()
-        for layer in _layers(model)
+        value.untyped_storage().data_ptr(): value.untyped_storage().nbytes()
+        for layer in model.modules()
+        for value in getattr(layer, "remembered", None) or ()
     }
     forget(model)
     return sum(storages.values()), sum(n for at, n in remembered.items() if at not in storages)
-
-
-def _layers(model: nn.Module) -> list[Any]:
-    return [layer for layer in model.modules() if getattr(layer, "remembered", None) is not None]

@@ -47,8 +47,8 @@ def step_traffic(
     reduces = train.accumulate if zero == 2 else 1  # stage 2 partitions gradients after every micro-batch
     parts = {
         "losses": forwards["losses"] * FLOAT * _loss_floats(tasks, train.batch_size),
-        # A gather of mean and variance forward, of their tangents in forward mode; their cotangents for all backward.
-        "batchnorm": FLOAT * 2 * sizes.channels * (forwards["all"] + dual + workers * backwards),
+        # A gather of mean and variance forward; two sums in forward mode, and the same two backward.
+        "batchnorm": FLOAT * 2 * sizes.channels * (forwards["statistics"] + dual + backwards),
         "gradient": whole * reduces,
     }
     if zero:
@@ -59,14 +59,17 @@ def step_traffic(
 
 
 def _passes(bilevel: BilevelConfig, micro: int, outer: bool) -> tuple[dict[str, int], int, int]:
-    """Forwards (with a loss, and in all), how many of them carry a tangent, and backwards."""
+    """Forwards (with a loss, with BatchNorm statistics to find, in all), those with a tangent, and backwards."""
     if not outer:
-        return {"losses": micro, "all": micro}, 0, micro
+        return {"losses": micro, "statistics": micro, "all": micro}, 0, micro
     again = 0 if bilevel.reuse_gradient or bilevel.route == "alternating" else 1
     extra = {"exact": micro, "finite_difference": 2 * micro, "alternating": 0}[bilevel.route]
     with_loss = micro + 1 + (extra if bilevel.route == "finite_difference" else 0)
     dual = 0 if bilevel.route == "finite_difference" else micro
-    return {"losses": with_loss, "all": micro + 1 + extra}, dual, micro + 1 + again
+    # The exact route's forward-mode pass remembers what the train forward found, if there was one train forward.
+    found = 0 if bilevel.route == "exact" and micro == 1 else extra
+    forwards = {"losses": with_loss, "statistics": micro + 1 + found, "all": micro + 1 + extra}
+    return forwards, dual, micro + 1 + again
 
 
 def _outer(sizes: Sizes, tasks: TaskSet, bilevel: BilevelConfig, zero: int) -> dict[str, int]:

@@ -33,17 +33,20 @@ class World:
         """Sum over ranks; bitwise identical on all of them. Not differentiable."""
         if self.size == 1:
             return value
-        total = value.detach().clone()
-        dist.all_reduce(total, group=self.group)
-        return total
+        return self._reduce(value.detach().clone())
 
     def sum_all(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """Sums over ranks of several tensors of one dtype, moved as one message."""
+        """Sums over ranks of several tensors of one dtype, moved as one message. Not differentiable."""
         if self.size == 1:
             return list(values)
-        flat = self.sum(torch.cat([value.reshape(-1) for value in values]))
+        flat = self._reduce(torch.cat([value.detach().reshape(-1) for value in values]))
         parts = flat.split([value.numel() for value in values])
         return [part.view_as(value) for part, value in zip(parts, values, strict=True)]
+
+    def _reduce(self, own: Tensor) -> Tensor:
+        """Writes the sum over ranks into ``own``."""
+        dist.all_reduce(own, group=self.group)
+        return own
 
     def gather(self, value: Tensor) -> Tensor:
         """Rank-major stack (N, ...) of every rank's ``value`` (equal shapes).
@@ -56,9 +59,9 @@ class World:
 
 
 def _all_gather(value: Tensor, world: World) -> Tensor:
-    parts = [torch.empty_like(value, memory_format=torch.contiguous_format) for _ in range(world.size)]
-    dist.all_gather(parts, value.contiguous(), group=world.group)
-    return torch.stack(parts)
+    everyone = value.new_empty(world.size * value.numel())  # end to end: gloo does not know stacks
+    dist.all_gather_single(everyone, value.reshape(-1), group=world.group)
+    return everyone.view(world.size, *value.shape)
 
 
 class _Gather(torch.autograd.Function):

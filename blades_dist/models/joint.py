@@ -1,7 +1,8 @@
 """The joint image-text embedding: face crops to one logit per prompt."""
 
 import math
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 
 import torch
 import torch._functorch.config
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 
 from blades_dist.config import ModelConfig
 from blades_dist.distributed import World
-from blades_dist.models.dual import adapt
+from blades_dist.models.adapt import adapt
 from blades_dist.models.image import ImageTower, build_image_tower
+from blades_dist.models.precision import LowPrecision
 from blades_dist.models.text import TextTower, build_text_tower
 from blades_dist.tasks import TaskSet
 
@@ -34,11 +36,15 @@ class JointModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) in 0..1 to logits (B, C); the prompts are encoded once, whatever B is."""
-        with torch.autocast(images.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
+        with nullcontext() if self.autocast_dtype is None else self._low_precision(self.autocast_dtype):
             image = F.normalize(self.image(images).to(self.logit_scale.dtype), dim=-1)
             text = F.normalize(self.text().to(self.logit_scale.dtype), dim=-1)
         # The logits decide the losses to many digits: their product stays in full precision.
         return self.scale() * image @ text.T
+
+    @cached_property
+    def _low_precision(self) -> LowPrecision:
+        return LowPrecision(self)
 
     def scale(self) -> Tensor:
         """exp(logit_scale), bounded."""

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from blades_dist.models.batchnorm import BatchNorm2d
-
 
 def recompute(layer: nn.Module, *inputs: Any) -> Tensor:
     """``layer(*inputs)``, keeping its inputs only; same result, gradients and BatchNorm statistics.
@@ -39,21 +37,27 @@ def recompute(layer: nn.Module, *inputs: Any) -> Tensor:
 
 
 class _Second:
-    """The context of later forwards, entered once per backward: BatchNorm is as still as it was in the first."""
+    """The context of later forwards, entered once per backward: layers are told what they were told in the first."""
+
+    # BatchNorm's statistics to stand still; the parameters and types of low precision.
+    TOLD = "still", "lent", "narrow"
 
     def __init__(self, layer: nn.Module) -> None:
-        self.norms = [each for each in layer.modules() if isinstance(each, BatchNorm2d)]
-        self.first = [each.still for each in self.norms]
+        self.told = [(each, name) for each in layer.modules() for name in self.TOLD if hasattr(each, name)]
+        self.first = self._now()
         self.running = False
 
     def __enter__(self) -> None:
-        self.outside = [each.still for each in self.norms]
+        self.outside = self._now()
         self._enter(True, self.first)
 
     def __exit__(self, *error: object) -> None:
         self._enter(False, self.outside)
 
-    def _enter(self, running: bool, still: list[bool]) -> None:
+    def _now(self) -> list[Any]:
+        return [getattr(each, name) for each, name in self.told]
+
+    def _enter(self, running: bool, values: list[Any]) -> None:
         self.running = running
-        for each, value in zip(self.norms, still, strict=True):
-            each.still = value
+        for (each, name), value in zip(self.told, values, strict=True):
+            setattr(each, name, value)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,22 +19,9 @@ from blades_dist.config import TextTowerConfig
 from blades_dist.models.pretrained import load_pretrained
 from blades_dist.models.prompts import padded, prompt_tree, word_tokenizer
 from blades_dist.models.recompute import recompute
+from blades_dist.models.text_layers import tree_attention
 
 ATTENTION = "blades_tree"
-
-
-def tree_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, visible: Tensor, scaling: float, **_: Any
-) -> tuple[Tensor, None]:
-    """Attention over (B, heads, T, width) where ``visible`` (T, T) is true, in the parameters' own precision.
-
-    Plain matrix products: forward-mode differentiation has no formula for the fused kernels, and transformers' own
-    unfused CLIP attention rounds to fp32, which would hide what float64 tests look for.
-    """
-    scores = query @ key.transpose(-1, -2) * scaling
-    scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
-    weights = scores.softmax(-1).to(value.dtype)
-    return (weights @ value).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(ATTENTION, tree_attention)
@@ -71,9 +57,10 @@ class TextTower(nn.Module):
     last: Tensor
     nodes: Tensor
     depth: Tensor
-    visible: Tensor
+    mask: Tensor
     ends: Tensor
     recompute = False
+    narrow: torch.dtype | None = None  # what products compute in, see ``precision``
 
     def __init__(self, backbone: PreTrainedModel, prompts: Sequence[Sequence[int]], embed_dim: int) -> None:
         super().__init__()
@@ -89,17 +76,16 @@ class TextTower(nn.Module):
         """(C, D) embeddings of the prompts, not normalised."""
         parts = _parts(self.backbone)
         hidden = (parts.words(self.nodes) + parts.places(self.depth)).unsqueeze(0)
+        mask = self.mask.to(self.narrow or hidden.dtype)
         for block in parts.blocks:
-            if self.recompute:
-                hidden = recompute(block, hidden, None, self.visible)
-            else:
-                hidden = block(hidden, attention_mask=self.visible)
+            hidden = recompute(block, hidden, None, mask) if self.recompute else block(hidden, attention_mask=mask)
         return self.project(parts.norm(hidden)[0, self.ends])
 
     def _grow(self, *_: object) -> None:
         ids = [row[: end + 1] for row, end in zip(self.tokens.tolist(), self.last.tolist(), strict=True)]
         tree = prompt_tree(ids)
-        values = {"nodes": tree.tokens, "depth": tree.depth, "visible": tree.visible, "ends": tree.last}
+        mask = torch.zeros(tree.visible.shape, dtype=self.project.weight.dtype).masked_fill(~tree.visible, -torch.inf)
+        values = {"nodes": tree.tokens, "depth": tree.depth, "mask": mask, "ends": tree.last}
         for name, value in values.items():
             self.register_buffer(name, value.to(self.tokens.device), persistent=False)
 
