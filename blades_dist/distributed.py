@@ -41,7 +41,8 @@ class World:
         """Sums over ranks of several tensors of one dtype, moved as one message."""
         if self.size == 1:
             return list(values)
-        flat = self.sum(torch.cat([value.reshape(-1) for value in values]))
+        flat = torch.cat([value.detach().reshape(-1) for value in values])
+        dist.all_reduce(flat, group=self.group)
         parts = flat.split([value.numel() for value in values])
         return [part.view_as(value) for part, value in zip(parts, values, strict=True)]
 

@@ -225,7 +225,9 @@ class Training:
         look = run.leads and now - self._looked >= LOOK_SECONDS
         if look:
             self._looked = now
-        signs = torch.tensor([self._listener.rung, look, *run.writer.outlook], dtype=torch.int64, device=run.device)
+        # One worker asks nobody, so it need not wait for its device either.
+        device = run.device if run.world.size > 1 else torch.device("cpu")
+        signs = torch.tensor([self._listener.rung, look, *run.writer.outlook], dtype=torch.int64, device=device)
         stop, look, written, failed = run.world.sum(signs).tolist()
         run.writer.agreed(written, failed)
         return bool(stop), bool(look)
@@ -270,11 +272,12 @@ def _metrics(progress: Progress) -> dict[str, Any]:
 
 def _feed(run: Run, split: str, which: int, start: Position) -> Feed:
     data, train = run.config.data, run.config.train
+    rows = train.global_batch if which == TRAIN else run.config.val_batch
     batches = stream(
         data.shards,
         split,
         data,
-        batch_size=run.batch_size,
+        batch_size=rows // run.world.size,
         rank=run.world.rank,
         world_size=run.world.size,
         seed=2 * train.seed + which,
