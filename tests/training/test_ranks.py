@@ -23,6 +23,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "alternating sgd": {"route": "alternating"},
     "alternating adamw": {"route": "alternating", "lookahead": "adamw"},
     "every second": {"every": 2},
+    "half as many validation rows": {"val_batch": ROWS // 2, "reuse_gradient": True},
     "accumulated": {"reuse_gradient": True, "train": {"accumulate": 2, "clip_norm": 1.0}},
     "uncertainty": {"weighting": "uncertainty"},
 }
