@@ -11,7 +11,7 @@ All parameters go through each operation together (torch's foreach operations: o
 number), and nothing here reads a number from the device: step sizes and counts may be scalars that live there.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 Params = dict[str, Tensor]
 Scalar = float | Tensor  # a number, or one of zero dimensions on the parameters' device
+Tensors = list[Tensor] | tuple[Tensor, ...]
 CLIP_EPSILON = 1e-6  # of torch.nn.utils.clip_grad_norm_ and of DeepSpeed
 
 
@@ -89,7 +90,7 @@ def adamw_adjoint(v: Params, gradient: Params, state: AdamW) -> Params:
 
     With m and s the moments before the step, root = sqrt(s_hat) and c1, c2 the bias corrections,
 
-        du/dg = ([(1 - b1) b2 s - b1 (1 - b2) m g] / (c1 c2 root) + (1 - b1) eps / c1) / (root + eps)^2.
+        du/dg = ([(1 - b1) b2 s - b1 (1 - b2) m g] / (c2 root) + (1 - b1) eps) / (c1 (root + eps)^2).
 
     The terms in g^2 of the quotient rule cancel; written like this they cannot leave a rounding error behind, which
     at the first step (m = s = 0, where u is nearly sign(g)) would be larger than the derivative.
@@ -100,14 +101,14 @@ def adamw_adjoint(v: Params, gradient: Params, state: AdamW) -> Params:
     bracket = list(torch._foreach_mul(s, (1 - beta1) * beta2))
     torch._foreach_sub_(bracket, torch._foreach_mul(torch._foreach_mul(m, beta1 * (1 - beta2)), g))
     # root = 0 means g = s = 0 (and so m = 0): the bracket vanishes faster than root.
-    below = _times(root, first * second)
+    below = _times(root, second)
     torch._foreach_clamp_min_(below, torch.finfo(below[0].dtype).tiny)
     torch._foreach_div_(bracket, below)
     torch._foreach_mul_(bracket, torch._foreach_sign(root))
-    torch._foreach_add_(bracket, _fitting((1 - beta1) * state.eps / first, bracket))
+    torch._foreach_add_(bracket, (1 - beta1) * state.eps)
     torch._foreach_add_(root, state.eps)
     torch._foreach_mul_(bracket, list(v.values()))
-    torch._foreach_div_(bracket, torch._foreach_mul(root, root))
+    torch._foreach_div_(bracket, _times(torch._foreach_mul(root, root), first))
     return _named(v, bracket)
 
 
@@ -141,7 +142,7 @@ def _clip(gradient: Params, bound: float) -> tuple[Scalar, Callable[[Params], Pa
     return coefficient, project
 
 
-def _moved(params: Params, along: Sequence[Tensor], factor: Scalar, decay: Scalar) -> Params:
+def _moved(params: Params, along: Tensors, factor: Scalar, decay: Scalar) -> Params:
     """(1 - decay) theta + factor along, detached."""
     point = _times([value.detach() for value in params.values()], 1 - decay)
     if isinstance(factor, Tensor):
@@ -151,22 +152,22 @@ def _moved(params: Params, along: Sequence[Tensor], factor: Scalar, decay: Scala
     return _named(params, point)
 
 
-def _root(g: Sequence[Tensor], exp_avg_sq: Sequence[Tensor], beta: float, correction: Scalar) -> list[Tensor]:
+def _root(g: Tensors, exp_avg_sq: Tensors, beta: float, correction: Scalar) -> list[Tensor]:
     """sqrt of the corrected second moment after a step along ``g``; new tensors."""
     root = _over(torch._foreach_lerp(torch._foreach_mul(g, g), exp_avg_sq, beta), correction)
     torch._foreach_sqrt_(root)
     return root
 
 
-def _times(values: Sequence[Tensor], factor: Scalar) -> list[Tensor]:
+def _times(values: Tensors, factor: Scalar) -> list[Tensor]:
     return list(torch._foreach_mul(values, _fitting(factor, values)))
 
 
-def _over(values: Sequence[Tensor], divisor: Scalar) -> list[Tensor]:
+def _over(values: Tensors, divisor: Scalar) -> list[Tensor]:
     return list(torch._foreach_div(values, _fitting(divisor, values)))
 
 
-def _fitting(scalar: Scalar, values: Sequence[Tensor]) -> Scalar:
+def _fitting(scalar: Scalar, values: Tensors) -> Scalar:
     # A scalar of another type than the tensors' would cost a launch for each of them.
     return scalar.to(values[0].dtype) if isinstance(scalar, Tensor) else scalar
 
