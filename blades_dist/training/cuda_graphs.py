@@ -119,7 +119,7 @@ class RecordedPart:
 
     def _due(self, key: object) -> bool:
         """Whether to record now: this kind was seen before, and AdamW has the moments that a look-ahead reads."""
-        if self._failed or not self._engine.optimizer.state:
+        if self._failed or not any(self._engine.optimizer.state.values()):
             return False
         seen = key in self._seen
         self._seen.add(key)
@@ -160,6 +160,7 @@ class RecordedPart:
             )
 
     def _warm_up(self, train: list[Sample], val: Sample | None) -> None:
+        torch.cuda.empty_cache()  # what steps as written have kept for themselves is of another stream
         current = torch.cuda.current_stream(self._part.device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from blades_dist.distributed import World
-from blades_dist.training.cuda_graphs import recorded
+from blades_dist.training.cuda_graphs import RecordedPart, recorded
 from blades_dist.training.device_part import Look
 from blades_dist.training.guard import NonFinite
 from blades_dist.training.sample import Sample
@@ -135,3 +135,42 @@ def test_graphs_are_refused_where_they_cannot_be_and_left_out_where_they_need_no
     assert recorded(step.part, "auto") is step.part and recorded(step.part, "off") is step.part
     with pytest.raises(ValueError, match=r"train\.cuda_graphs: on is not possible here: the model is on the cpu"):
         recorded(step.part, "on")
+
+
+class Recorder:
+    """Stands for a graph and for what records it; a CPU computes while it records, and nothing when it replays."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.replayed = 0
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def replay(self) -> None:
+        self.replayed += 1
+
+    def wait_stream(self, _: object) -> None: ...
+
+
+@pytest.mark.parametrize("name", ["plain", "exact", "exact, reuse, adamw", "alternating"])
+def test_what_is_recorded_is_what_a_step_goes_on_with(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the recording itself, which tests on a GPU have: the second step is recorded, and is one as any other."""
+    for target in ("Stream", "CUDAGraph", "graph", "stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, target, Recorder)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    ends = []
+    for record in (False, True):
+        step, train, val = on_device("cpu", 1.0, ROUTES[name][1])
+        if record:
+            step._device = RecordedPart(step.part, required=True)
+        for i in range(2):
+            step.run(i, LR, [train], val)
+        ends.append(torch.cat([value.detach().flatten() for value in step.engine.module.parameters()]))
+        ends.append(step.weights.value)
+    assert torch.equal(ends[0], ends[2]) and torch.equal(ends[1], ends[3])
+    assert isinstance(step._device, RecordedPart)
+    (recording,) = step._device._recordings.values()
+    graphs: list[Any] = [graph for graph in (recording.look_graph, recording.backward_graph) if graph is not None]
+    assert len(graphs) == ROUTES[name][0] and all(graph.replayed == 1 for graph in graphs)
