@@ -119,11 +119,9 @@ class RecordedPart:
 
     def _due(self, key: object) -> bool:
         """Whether to record now: this kind was seen before, and AdamW has the moments that a look-ahead reads."""
-        if self._failed or not any(self._engine.optimizer.state.values()):
-            return False
         seen = key in self._seen
         self._seen.add(key)
-        return seen
+        return seen and not self._failed and any(self._engine.optimizer.state.values())
 
     def _try_to_record(self, key: object, train: Sequence[Sample], val: Sample | None) -> None:
         before = statistics(self._engine.module)
