@@ -97,7 +97,9 @@ def compare(folder: Path, lr: float) -> dict[str, Tensor]:
     for number in range(STEPS):
         batch, val = (next(stream) for stream in streams)
         for name, step in steps.items():
-            found[name].append(step.probe(lr, [batch], val).value.double())
+            hypergradient = step.probe(lr, [batch], val).hypergradient
+            assert hypergradient is not None
+            found[name].append(hypergradient.double())
         steps["exact"].run(number, lr, [batch], val)
     return {name: torch.stack(values) for name, values in found.items()}
 

@@ -3,8 +3,12 @@
 Flips of the mouth, eye and nose regions blended through a soft mask, and a piecewise warp of the whole face
 (DESIGN section 6). All randomness comes from one generator, drawn for the global batch, so that a sample is
 treated the same however many workers share the batch.
+
+Decisions are made on the CPU. There they say which rows to compute; on a GPU, where finding rows would make the host
+wait and every row is at hand anyway, all are computed and masks choose between before and after. Same pixels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +40,20 @@ class Draw:
     def rows(self, part: slice) -> "Draw":
         return Draw(self.regions[part], self.warped[part], self.sideways[part], self.offsets[part])
 
+    def to(self, device: torch.device) -> "Draw":
+        """These decisions on ``device``, sent as one message that nobody waits for."""
+        if device == self.regions.device:
+            return self
+        flags = torch.cat((self.regions, self.warped[:, None], self.sideways[:, None]), dim=1).to(self.offsets.dtype)
+        packed = torch.cat((flags, self.offsets.flatten(1)), dim=1)
+        if device.type == "cuda":
+            packed = packed.pin_memory()
+        packed = packed.to(device, non_blocking=True)
+        count = self.regions.shape[1]
+        chosen = packed[:, : count + 2] != 0
+        offsets = packed[:, count + 2 :].view(-1, *self.offsets.shape[1:])
+        return Draw(chosen[:, :count], chosen[:, count], chosen[:, count + 1], offsets)
+
 
 def draw(count: int, config: ManipulateConfig, generator: torch.Generator) -> Draw:
     """Decisions for ``count`` samples. A manipulated sample is warped (all regions) or has a random non-empty set of
@@ -58,19 +76,29 @@ def manipulate(images: Tensor, landmarks: Tensor, decisions: Draw) -> Tensor:
     """Applies the decisions. ``images`` (B, 3, S, S) float, ``landmarks`` (B, 5, 2) pixels; a new tensor.
 
     Samples that are left photographic come back bitwise equal. Positions are computed in fp32 proper: in TF32 they
-    would be off by a tenth of a pixel.
+    would be off by a tenth of a pixel. Never waits for a GPU.
     """
-    out = images.clone()
+    change = _in_chosen_rows if images.device.type == "cpu" else _everywhere
+    decisions = decisions.to(images.device)
     where = {name: decisions.regions[:, i] & ~decisions.warped for i, name in enumerate(REGIONS)}
+    out = images.clone()
     for name, centre, size in _boxes(landmarks):
-        rows = where[name].nonzero().squeeze(1).to(images.device)
-        if len(rows):
-            sideways = decisions.sideways.to(rows.device)[rows] & (name == "mouth")
-            out[rows] = _flip(out[rows], centre[rows], size[rows], sideways)
-    rows = decisions.warped.nonzero().squeeze(1).to(images.device)
+        sideways = decisions.sideways & (name == "mouth")
+        out = change(_flip, out, where[name], centre, size, sideways)
+    return change(_warp, out, decisions.warped, decisions.offsets.to(images.dtype))
+
+
+def _in_chosen_rows(operation: Callable[..., Tensor], images: Tensor, chosen: Tensor, *arguments: Tensor) -> Tensor:
+    """``images`` with ``operation`` applied to the rows in the mask ``chosen`` (B,); in place."""
+    rows = chosen.nonzero().squeeze(1)
     if len(rows):
-        out[rows] = _warp(out[rows], decisions.offsets.to(images)[rows.to(decisions.offsets.device)])
-    return out
+        images[rows] = operation(images[rows], *(argument[rows] for argument in arguments))
+    return images
+
+
+def _everywhere(operation: Callable[..., Tensor], images: Tensor, chosen: Tensor, *arguments: Tensor) -> Tensor:
+    """The same by computing every row, without a look at the mask; a new tensor."""
+    return torch.where(chosen[:, None, None, None], operation(images, *arguments), images)
 
 
 def _boxes(landmarks: Tensor) -> list[tuple[str, Tensor, Tensor]]:
@@ -101,8 +129,9 @@ def _flip(images: Tensor, centre: Tensor, half: Tensor, sideways: Tensor) -> Ten
     x, y = axis[None, None, :], axis[None, :, None]
     cx, cy = centre[:, 0, None, None], centre[:, 1, None, None]
     side_ = sideways[:, None, None]
-    source_x = torch.where(side_, 2 * cx - x, x.expand(len(images), side, side)).clamp(0, side - 1).long()
-    source_y = torch.where(side_, y.expand(len(images), side, side), 2 * cy - y).clamp(0, side - 1).long()
+    source_x = torch.where(side_, 2 * cx - x, x.expand(len(images), side, side))
+    source_y = torch.where(side_, y.expand(len(images), side, side), 2 * cy - y)
+    source_x, source_y = (source.clamp(0, side - 1).nan_to_num(0).long() for source in (source_x, source_y))
     index = (source_y * side + source_x).flatten(1)[:, None].expand(-1, images.shape[1], -1)
     mirrored = images.flatten(2).gather(2, index).view_as(images)
     # Superellipse with a soft rim, a quarter of the box wide.

@@ -65,7 +65,7 @@ def take_steps(step: BilevelStep, world: World, first: int, last: int, rows: int
     """Takes steps first..last - 1 and returns plain values of where that leads."""
     micro, lr = step.train.accumulate, step.train.lr
     for i in range(first, last):
-        val = sample(i, 1, rows, world, dtype) if step.wants_validation(i) else None
+        val = sample(i, 1, step.bilevel.val_batch or rows, world, dtype) if step.wants_validation(i) else None
         train = [sample(i * micro + j, 0, rows, world, dtype) for j in range(micro)]
         result = step.run(i, lr, train, val)
     module = step.engine.module

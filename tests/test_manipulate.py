@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import blades_dist.manipulate as manipulations
 from blades_dist.config import ManipulateConfig
 from blades_dist.manipulate import draw, manipulate
 from blades_dist.tasks import REGIONS
@@ -59,6 +60,43 @@ def test_a_full_flip_uses_original_pixels_only() -> None:
     out = manipulate(images, landmarks, chosen)
     x, y = (int(value) for value in LANDMARKS[0])
     assert torch.equal(out[0, :, y + 2, x], images[0, :, y - 2, x])
+
+
+def test_masks_give_the_pixels_that_chosen_rows_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU computes every row and chooses; the CPU computes the chosen ones."""
+    images, landmarks = faces(40)
+    landmarks = landmarks + 3 * torch.randn(40, 5, 2, generator=torch.Generator().manual_seed(3))
+    chosen = decisions(40, photographic_share=0.3)
+    expected = manipulate(images, landmarks, chosen)
+    monkeypatch.setattr(manipulations, "_in_chosen_rows", manipulations._everywhere)
+    assert torch.equal(manipulate(images, landmarks, chosen), expected)
+
+
+def test_decisions_are_sent_whole() -> None:
+    """Through the packed message, to a device without data of its own: shapes and types; and back on a real one."""
+    chosen = decisions(5)
+    there = chosen.to(torch.device("meta"))
+    for name in ("regions", "warped", "sideways", "offsets"):
+        before, after = getattr(chosen, name), getattr(there, name)
+        assert (before.shape, before.dtype) == (after.shape, after.dtype)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_gpu_gives_the_cpus_pixels_without_a_wait() -> None:
+    images, landmarks = faces(40)
+    chosen, device = decisions(40), torch.device("cuda")
+    there = chosen.to(device)
+    for name in ("regions", "warped", "sideways", "offsets"):
+        assert torch.equal(getattr(there, name).cpu(), getattr(chosen, name)), name
+    arguments = (images.to(device), landmarks.to(device), chosen)
+    manipulate(*arguments)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = manipulate(*arguments)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(found.cpu(), manipulate(images, landmarks, chosen), rtol=0, atol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_pixels() -> None:

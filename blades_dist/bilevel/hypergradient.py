@@ -23,20 +23,22 @@ from blades_dist.tasks import TaskSet
 
 
 @dataclass(frozen=True)
-class Batch:
-    """One fixed batch: ``forward`` maps parameters to logits (B, C), ``loss`` logits to the K global losses."""
+class Objective:
+    """The losses of one fixed batch as functions: ``forward`` maps parameters to logits (B, C), ``loss`` logits to the
+    K global losses."""
 
     forward: Callable[[Params], Tensor]
     loss: Callable[[Tensor], Fidelity]
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """A train batch at the present parameters: its unweighted logit ``gradient`` (B, C) and, if its forward ran in
-    forward mode, the logits' ``tangent`` (B, C)."""
+class TrainForward:
+    """The forward of a train batch at the present parameters: its ``logits`` (B, C) with their graph, their losses
+    and unweighted gradient, and, if it ran in forward mode, their ``tangent`` (B, C)."""
 
-    batch: Batch
-    gradient: Tensor
+    objective: Objective
+    logits: Tensor
+    found: Fidelity
     tangent: Tensor | None = None
 
 
@@ -57,16 +59,11 @@ class Columns:
         return values.new_zeros(self.tasks).index_add_(0, self.task, values.sum(0))
 
 
-@dataclass(frozen=True)
-class Hypergradient:
-    """``value`` (K,) = d l_val / d lambda, and ``val_losses`` (K,) at the look-ahead; both equal on all ranks."""
-
-    value: Tensor
-    val_losses: Tensor
-
-
 def pull_back(logits: Tensor, cotangent: Tensor, params: Params, keep_graph: bool = False) -> Params:
-    """This rank's share of the parameter gradient of the global loss whose cotangent at ``logits`` is given."""
+    """This rank's share of the parameter gradient of the global loss whose cotangent at ``logits`` is given.
+
+    Laid out in memory as the parameters are, which lets operations take all of them together.
+    """
     gradients = torch.autograd.grad(
         logits,
         list(params.values()),
@@ -74,13 +71,15 @@ def pull_back(logits: Tensor, cotangent: Tensor, params: Params, keep_graph: boo
         retain_graph=keep_graph,
         materialize_grads=True,
     )
-    return dict(zip(params, gradients, strict=True))
+    return {name: _laid_out(each, params[name]) for name, each in zip(params, gradients, strict=True)}
 
 
 def combine(share: Params, world: World, sync: str) -> Params:
     """Rank shares to a gradient: their sum (``exact``), or this rank's times N, an unbiased estimate (``local``)."""
     if sync == "local":
-        return {name: world.size * value for name, value in share.items()} if world.size > 1 else share
+        if world.size == 1:
+            return share
+        return dict(zip(share, torch._foreach_mul(list(share.values()), world.size), strict=True))
     return dict(zip(share, world.sum_all(list(share.values())), strict=True))
 
 
@@ -96,7 +95,7 @@ def push_forward(forward: Callable[[Params], Tensor], params: Params, direction:
     return result, torch.zeros_like(result) if tangent is None else tangent.detach()
 
 
-def outer_direction(val: Batch, point: Params, columns: Columns, world: World, sync: str) -> tuple[Params, Tensor]:
+def outer_direction(val: Objective, point: Params, columns: Columns, world: World, sync: str) -> tuple[Params, Tensor]:
     """v = gradient of the proxy task's loss on ``val`` at ``point``, and the K validation losses there."""
     leaves = {name: value.detach().requires_grad_() for name, value in point.items()}
     with torch.enable_grad():
@@ -106,18 +105,18 @@ def outer_direction(val: Batch, point: Params, columns: Columns, world: World, s
     return combine(pull_back(logits, cotangent, leaves), world, sync), result.losses
 
 
-def exact(train: Sequence[Evaluated], params: Params, direction: Params, columns: Columns, world: World) -> Tensor:
+def exact(train: Sequence[TrainForward], params: Params, direction: Params, columns: Columns, world: World) -> Tensor:
     """Products by one forward-mode pass of each train batch along ``direction``: exact, for all tasks at once.
 
     Every task reads its own logit columns, so <g_i, w> is the sum over them of gradient * (J w).
     """
     point = {name: value.detach() for name, value in params.items()}
     with torch.no_grad():
-        moved = [replace(part, tangent=push_forward(part.batch.forward, point, direction)[1]) for part in train]
+        moved = [replace(part, tangent=push_forward(part.objective.forward, point, direction)[1]) for part in train]
     return carried(moved, params, direction, columns, world)
 
 
-def carried(train: Sequence[Evaluated], params: Params, direction: Params, columns: Columns, world: World) -> Tensor:
+def carried(train: Sequence[TrainForward], params: Params, direction: Params, columns: Columns, world: World) -> Tensor:
     """Products from tangents that the train forwards have brought along: the route ``alternating``.
 
     There w is taken before the train forward, at the present parameters instead of at the look-ahead.
@@ -125,16 +124,16 @@ def carried(train: Sequence[Evaluated], params: Params, direction: Params, colum
     Raises:
         ValueError: a train forward did not run in forward mode.
     """
-    total = columns.sum(torch.zeros_like(train[0].gradient))
+    total = train[0].found.losses.new_zeros(columns.tasks)
     for part in train:
         if part.tangent is None:
             raise ValueError("the route alternating needs train forwards in forward mode along the direction")
-        total = total + columns.sum(part.gradient * part.tangent.to(part.gradient.dtype))
+        total = total + columns.sum(part.found.gradient * part.tangent.to(part.found.gradient.dtype))
     return world.sum(total / len(train))
 
 
 def finite_difference(
-    train: Sequence[Evaluated],
+    train: Sequence[TrainForward],
     params: Params,
     direction: Params,
     columns: Columns,
@@ -146,16 +145,26 @@ def finite_difference(
     Two forwards without a graph for each batch. The error is that of a central difference: of order epsilon^2, and
     rounding of the losses over epsilon. |w|^2 is the ranks' mean, so that all ranks take one step length.
     """
-    size = float((world.sum(norm(direction.values()).square()) / world.size).sqrt())
-    if not size:
-        return columns.sum(torch.zeros_like(train[0].gradient))
-    step = epsilon / size
+    size = (world.sum(norm(direction.values()).square()) / world.size).sqrt()
+    some = size > 0
+    step = torch.where(some, epsilon / size, 0.0)
+    offset = torch._foreach_mul([direction[name] for name in params], step)
     losses = []
     with torch.no_grad():
-        for sign in (1.0, -1.0):
-            point = {name: torch.add(value, direction[name], alpha=sign * step) for name, value in params.items()}
-            losses.append(torch.stack([part.batch.loss(part.batch.forward(point)).losses for part in train]).mean(0))
-    return (losses[0] - losses[1]) / (2 * step)
+        for sign in (1, -1):
+            point = dict(zip(params, torch._foreach_add(list(params.values()), offset, alpha=sign), strict=True))
+            ends = [part.objective.loss(part.objective.forward(point)).losses for part in train]
+            losses.append(torch.stack(ends).mean(0))
+    return torch.where(some, (losses[0] - losses[1]) / (2 * step), 0.0)
+
+
+def _laid_out(value: Tensor, like: Tensor) -> Tensor:
+    """``value`` with the strides of ``like``, whose shape it has."""
+    if value.stride() == like.stride():
+        return value
+    if value.is_contiguous() and like.is_contiguous():  # they differ in strides of dimensions of size one only
+        return value.as_strided(like.size(), like.stride())
+    return torch.empty_like(like).copy_(value)
 
 
 ROUTES: dict[str, Callable[..., Tensor]] = {

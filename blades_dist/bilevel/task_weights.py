@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 BILEVEL = "bilevel"
+SOLVED = 1e-3  # a mean fidelity loss that says no more than that the task is solved; they lie between -1e-3 and 1
+LARGEST_RATE = 2.0  # between two windows' mean losses that dwa acts on: a loss that doubles is slow to fall already
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,8 @@ class DynamicAverage(TaskWeights):
 
     After each window of steps but the first, K softmax(r / temperature), where r is the mean loss of that window over
     the mean loss of the window before. A loss of 0 means a batch without labels of the task and is left out of its
-    mean; r is 1 where either mean has nothing in it.
+    mean; r is 1 where either mean has nothing in it. Fidelity losses of a nearly solved task cross 0, where a
+    ratio says nothing of how fast they fall: see ``descent_weights``.
     """
 
     def __init__(self, names: tuple[str, ...], start: Tensor, *, temperature: float, window: int) -> None:
@@ -303,8 +306,13 @@ def normalised(value: Tensor, free: Tensor) -> Tensor:
 
 
 def descent_weights(last: Tensor, before: Tensor, temperature: float) -> Tensor:
-    """K softmax(r / temperature), r = ``last`` / ``before``, the mean losses (K,) of two windows; 0 is no mean."""
-    rate = torch.where((last != 0) & (before != 0), last / before, 1.0)
+    """K softmax(r / temperature), r = ``last`` / ``before``, the mean losses (K,) of two windows; 0 is no mean.
+
+    Means below ``SOLVED`` count as that, and r is at most ``LARGEST_RATE``: without either, the noise around
+    0 of a nearly solved task would take all weight, or none.
+    """
+    rate = (last.clamp(min=SOLVED) / before.clamp(min=SOLVED)).clamp(max=LARGEST_RATE)
+    rate = torch.where((last != 0) & (before != 0), rate, 1.0)
     return len(last) * torch.softmax(rate / temperature, 0)
 
 

@@ -48,6 +48,12 @@ class BilevelConfig(Config):
         False, description="the real step takes the look-ahead's gradient; weights then act one step later"
     )
     every: int = Field(1, ge=1, description="outer step at every n-th inner step")
+    val_batch: int | None = Field(
+        None,
+        ge=2,
+        description="validation photographs of an outer step, over all workers; None: as many as a micro-batch trains "
+        "on. v is a stochastic gradient: a quarter of them makes an outer step cheaper and lambda noisier",
+    )
     epsilon: float = Field(0.01, gt=0, description="finite_difference: step along v is epsilon / |v|")
     lr: float = Field(3e-4, gt=0, description="beta: Adam's step size for the task weights")
     adam_eps: float = Field(1e-8, gt=0, description="Adam's epsilon for the task weights")
@@ -151,6 +157,11 @@ class TrainConfig(Config):
         description="on a GPU fp32: IEEE fp32, convolutions too; tf32: products of fp32 numbers in TF32; "
         "bf16: forwards under autocast, all else in fp32. finite_difference and features are IEEE fp32 in any case",
     )
+    cuda_graphs: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="a step's device work as CUDA graphs, recorded once: auto: on one GPU with zero_stage 0 and a "
+        "model that is not compiled; on: an error where that is not so; off: as written",
+    )
     zero_stage: int = Field(0, ge=0, le=2)
     clip_norm: float = Field(0.0, ge=0, description="gradient norm bound; 0: none")
     guard: GuardConfig = GuardConfig()
@@ -235,6 +246,23 @@ class PretrainConfig(Config):
     )
     train: TrainConfig = TrainConfig()
     ray: RayConfig = RayConfig()
+
+    @property
+    def val_batch(self) -> int:
+        """Validation photographs of an outer step over all workers, however many there are."""
+        return self.bilevel.val_batch or self.train.global_batch
+
+    @model_validator(mode="after")
+    def _val_shares(self) -> "PretrainConfig":
+        least, most = self.train.worker_range
+        uneven = [count for count in range(least, most + 1) if self.val_batch % count]
+        if uneven:
+            whole = math.lcm(*range(least, most + 1))
+            raise ValueError(
+                f"bilevel.val_batch: {self.val_batch} photographs cannot be shared evenly by "
+                f"{', '.join(map(str, uneven))} workers (train.workers); take a multiple of {whole}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _memory(self) -> "PretrainConfig":

@@ -180,12 +180,11 @@ def _tiled(logits: Tensor, labels: Tensor, tasks: TaskSet, config: LossConfig, w
     scale = 1 / _counts(everyones_labels, tasks).to(leaf.dtype).clamp_min(1)
     cotangents = [scale[i] for i in sums]
     if ordinal:
-        columns = [parts[i].start for i in ordinal]
         pair_sums, slopes = _pair_sums(
             levels.detach(),
             everyones_levels,
-            labels[:, columns].T.to(leaf.dtype),
-            everyones_labels[:, columns].T.to(leaf.dtype),
+            torch.stack([labels[:, parts[i].start] for i in ordinal]).to(leaf.dtype),
+            torch.stack([everyones_labels[:, parts[i].start] for i in ordinal]).to(leaf.dtype),
             world.rank * len(leaf),
             config.ranking_scale,
         )

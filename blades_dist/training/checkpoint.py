@@ -112,12 +112,16 @@ def adamw_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str
     return state
 
 
+@torch.no_grad()
 def load_adamw_state(module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Tensor]) -> None:
-    """The inverse of ``adamw_state``."""
+    """The inverse of ``adamw_state``, from any device; states of an optimiser that is not fused fit one that is."""
     for name, value in trainable(module).items():
         if f"{MOMENTS[0]}.{name}" in state:
-            own = {moment: state[f"{moment}.{name}"].to(value.device).clone() for moment in MOMENTS}
-            optimizer.state[value] = {"step": state["step"].reshape(()).clone(), **own}
+            # Laid out as the parameter is, and the count where the optimiser keeps it: a fused one wants both so.
+            own = {moment: torch.empty_like(value).copy_(state[f"{moment}.{name}"]) for moment in MOMENTS}
+            device = value.device if optimizer.defaults.get("fused") else "cpu"
+            step = state["step"].reshape(()).to(device, torch.float32, copy=True)
+            optimizer.state[value] = {"step": step, **own}
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

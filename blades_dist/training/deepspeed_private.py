@@ -5,11 +5,11 @@ one up and fails by its name when a release of DeepSpeed has dropped it; each fu
 offers it publicly. ``optimizer`` is ZeRO's of stage 1 or 2, ``engine`` what ``deepspeed.initialize`` returns.
 """
 
-import math
 from typing import Any
 
 import deepspeed
 import torch
+from torch import Tensor
 
 
 def use_gloo_on_cpu() -> None:
@@ -18,11 +18,12 @@ def use_gloo_on_cpu() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def gradient_norm(optimizer: Any) -> float:
-    """Norm of the whole reduced gradient; NaN where it is not finite, which DeepSpeed marks by -1. Public replacement:
-    ``engine.get_global_grad_norm``, once it is there before the step."""
-    found = float(optimizer.scaled_global_norm())
-    return found if found >= 0 else math.nan
+def gradient_norm(optimizer: Any) -> Tensor:
+    """Norm of the whole reduced gradient, on its device; NaN where it is not finite, which DeepSpeed marks by -1.
+
+    Public replacement: ``engine.get_global_grad_norm``, once it is there before the step."""
+    found = torch.as_tensor(optimizer.scaled_global_norm())
+    return torch.where(found >= 0, found, torch.nan)
 
 
 def torch_optimizer(optimizer: Any) -> torch.optim.Optimizer:

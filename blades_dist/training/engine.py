@@ -11,8 +11,8 @@ from deepspeed.utils import (
     safe_set_full_optimizer_state,
 )
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from blades_dist.bilevel.functional import Functional
 from blades_dist.bilevel.hypergradient import push_forward
 from blades_dist.bilevel.lookahead import AdamW, Params, norm
 from blades_dist.config import TrainConfig
@@ -23,7 +23,7 @@ from blades_dist.training.torch_engine import adamw, moments
 
 
 class DeepSpeedEngine:
-    """``Engine`` of training.loop on DeepSpeed.
+    """``Engine`` of training.device_part on DeepSpeed.
 
     Parameters stay fp32 at every precision: bf16 is autocast inside the model's forward, so the look-ahead
     theta - alpha g is formed on fp32 values (in bf16 a step of 1e-5 would round to nothing).
@@ -36,11 +36,13 @@ class DeepSpeedEngine:
         self.engine, self.optimizer, *_ = deepspeed.initialize(
             model=module,
             optimizer=adamw(module, config),
-            config=deepspeed_config(config, world, batch_size),
+            config=deepspeed_config(config, batch_size, sum(value.numel() for value in trainable(module).values())),
             dist_init_required=False,
         )
         self.module = self.engine.module
-        self._norm: float | None = None
+        self._params = trainable(self.module)
+        self._call = Functional(self.engine)
+        self._norm: Tensor | None = None
         self._pending = False
 
     def forward(self, images: Tensor, direction: Params | None = None) -> tuple[Tensor, Tensor | None]:
@@ -54,13 +56,13 @@ class DeepSpeedEngine:
             return output.view_as(output)
 
         def through_engine(duals: Params) -> Tensor:
-            self._watched = functional_call(self.engine, {f"module.{k}": v for k, v in duals.items()}, (images,))
+            self._watched = self._call({f"module.{name}": value for name, value in duals.items()}, images)
             return beneath[0]
 
         handle = self.module.register_forward_hook(split)
         try:
             if direction is not None:
-                return push_forward(through_engine, dict(trainable(self.module)), direction)
+                return push_forward(through_engine, dict(self._params), direction)
             self._watched = self.engine(images)
         finally:
             handle.remove()
@@ -76,18 +78,18 @@ class DeepSpeedEngine:
         self._pending = True
 
     def gradient(self) -> Params:
-        return {name: safe_get_full_grad(value).view_as(value) for name, value in trainable(self.module).items()}
+        return {name: safe_get_full_grad(value).view_as(value) for name, value in self._params.items()}
 
-    def gradient_norm(self) -> float:
+    def gradient_norm(self) -> Tensor:
         if self._norm is None:
             if self.stage == 0:
-                self._norm = float(norm(self.gradient().values()))
+                self._norm = norm(self.gradient().values())
             else:
                 self._norm = deepspeed_private.gradient_norm(self.optimizer)
         return self._norm
 
     def adamw(self) -> AdamW:
-        return moments(self.module, self._inner, self.optimizer_state())
+        return moments(dict(self._params), self._inner, self.optimizer_state())
 
     def step(self, lr: float) -> None:
         for group in self.engine.optimizer.param_groups:
@@ -116,7 +118,7 @@ class DeepSpeedEngine:
             return {}
         state = {
             f"{moment}.{name}": safe_get_full_optimizer_state(value, moment)
-            for name, value in trainable(self.module).items()
+            for name, value in self._params.items()
             for moment in MOMENTS
         }
         return {**state, "step": next(iter(self._inner.state.values()))["step"].reshape(1)}
@@ -126,14 +128,13 @@ class DeepSpeedEngine:
         if self.stage == 0:
             load_adamw_state(self.module, self.optimizer, state)
             return
-        if not state:
-            return
-        self._make_flat_states()
-        for name, value in trainable(self.module).items():
+        if state:
+            self._make_flat_states()
+        for name, value in self._params.items():
             safe_set_full_fp32_param(value, value.detach().clone())
-            for moment in MOMENTS:
+            for moment in MOMENTS if state else ():
                 safe_set_full_optimizer_state(value, state[f"{moment}.{name}"].to(value.device), moment)
-        for own in self._inner.state.values():
+        for own in self._inner.state.values() if state else ():
             own["step"].copy_(state["step"].reshape(()))
 
     @property
@@ -145,12 +146,13 @@ class DeepSpeedEngine:
         for group in self._inner.param_groups:
             for flat in group["params"]:
                 moments = {moment: torch.zeros_like(flat) for moment in MOMENTS}
-                self._inner.state[flat] = {"step": torch.tensor(0.0), **moments}
+                device = flat.device if self._inner.defaults.get("fused") else "cpu"
+                self._inner.state[flat] = {"step": torch.tensor(0.0, device=device), **moments}
         deepspeed_private.link_moments(self.optimizer)
 
 
-def deepspeed_config(config: TrainConfig, world: World, batch_size: int) -> dict[str, object]:
-    """DeepSpeed's own configuration for a training configuration."""
+def deepspeed_config(config: TrainConfig, batch_size: int, parameters: int) -> dict[str, object]:
+    """DeepSpeed's own configuration for a training configuration and a model of so many trainable parameters."""
     return {
         "train_micro_batch_size_per_gpu": batch_size,
         "gradient_accumulation_steps": config.accumulate,
@@ -160,7 +162,13 @@ def deepspeed_config(config: TrainConfig, world: World, batch_size: int) -> dict
             # Reduction starts after the backward: the look-ahead's own collectives would interleave with it.
             "overlap_comm": False,
             "reduce_scatter": False,
+            # One message; the default of 5e8 would be a buffer of 2 GB, made anew in every backward.
+            "reduce_bucket_size": parameters,
+            "allgather_bucket_size": parameters,
+            # Every step's norm is known before its optimiser's step; only clipping makes DeepSpeed take it again.
+            "compute_grad_norm": bool(config.clip_norm),
         },
+        "timers": {"throughput": {"enabled": False}},  # it waits for the device twice a step
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,

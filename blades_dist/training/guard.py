@@ -21,11 +21,15 @@ class NonFinite(FloatingPointError):
     """A step was refused, on all ranks alike, before any state changed.
 
     ``tasks`` and ``ids`` name the tasks and samples of all ranks that give such values on their own; either is empty
-    when none does (the fault then lies in what the samples share: a parameter, or the sum over the batch).
+    when none does (the fault then lies in what the samples share: a parameter, or the sum over the batch). ``reason``
+    is said instead where the fault is known and no sample's.
     """
 
-    def __init__(self, step: int, what: str, tasks: Sequence[str], ids: Sequence[str]) -> None:
-        self.step, self.what, self.tasks, self.ids = step, what, tuple(tasks), tuple(ids)
+    def __init__(self, step: int, what: str, tasks: Sequence[str], ids: Sequence[str], reason: str = "") -> None:
+        self.step, self.what, self.tasks, self.ids, self.reason = step, what, tuple(tasks), tuple(ids), reason
+        if reason:
+            super().__init__(f"step {step}: {what}: {reason}; no state was changed")
+            return
         more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
         rows = f"samples {', '.join(ids[:SHOWN])}{more}" if ids else "no sample gives such values on its own"
         super().__init__(
@@ -34,7 +38,7 @@ class NonFinite(FloatingPointError):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:  # for Ray, which sends exceptions between processes
-        return NonFinite, (self.step, self.what, self.tasks, self.ids)
+        return NonFinite, (self.step, self.what, self.tasks, self.ids, self.reason)
 
 
 @dataclass(frozen=True)

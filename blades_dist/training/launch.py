@@ -177,8 +177,8 @@ def _absolute(path: Path) -> Path:
 def _check_data(config: PretrainConfig) -> None:
     try:
         manifest = read_manifest(config.data.shards)
-        for split in (config.data.val_split, config.data.train_split):
-            batches = global_batches(manifest, split, config.train.global_batch, config.train.epochs)
+        global_batches(manifest, config.data.val_split, config.val_batch)
+        batches = global_batches(manifest, config.data.train_split, config.train.global_batch, config.train.epochs)
         if config.train.epochs and batches < config.train.accumulate:
             raise ValueError("train.accumulate: the run has fewer micro-batches than one step needs")
     except (FileNotFoundError, ValueError) as error:

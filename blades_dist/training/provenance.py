@@ -37,6 +37,7 @@ FREE_KEYS = (
     "train.workers",
     "train.batch_size",
     "train.cpus_per_worker",
+    "train.cuda_graphs",
     "train.gpu_per_worker",
     "train.threads_per_worker",
     "train.max_failures",

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from blades_dist.arithmetic import set_precision
 from blades_dist.bilevel.build import TaskWeights, build_weights
-from blades_dist.config import PretrainConfig
+from blades_dist.config import PretrainConfig, TrainConfig
 from blades_dist.data.order import Position, global_batches
 from blades_dist.data.records import read_manifest
 from blades_dist.distributed import World
@@ -20,9 +21,11 @@ from blades_dist.tasks import TaskSet, task_set
 from blades_dist.training import checkpoint, checkpoint_io
 from blades_dist.training.checkpoint import Progress, Stateful
 from blades_dist.training.determinism import keep_freed_memory, make_deterministic, threads
+from blades_dist.training.device_part import Engine
 from blades_dist.training.loggers import read_metrics
 from blades_dist.training.progress import say
-from blades_dist.training.step import BilevelStep, Engine
+from blades_dist.training.step import BilevelStep
+from blades_dist.training.torch_engine import PlainEngine
 
 
 class TrainEngine(Engine, Stateful, Protocol):
@@ -52,11 +55,6 @@ class Run:
     def folder(self) -> Path:
         return self.config.storage / self.config.name
 
-    @property
-    def batch_size(self) -> int:
-        """This worker's rows of a micro-batch: the global batch is the same for any number of workers."""
-        return self.config.train.global_batch // self.world.size
-
 
 def build(config: PretrainConfig, device: torch.device, workers_here: int) -> Run:
     """Everything at its start, for this rank of the present process group, one of ``workers_here`` on this host."""
@@ -77,7 +75,7 @@ def build(config: PretrainConfig, device: torch.device, workers_here: int) -> Ru
         model.autocast_dtype = torch.bfloat16
     if config.model.compile:
         compile_towers(model)
-    engine = _deepspeed(device)(model, train, world, train.global_batch // world.size)
+    engine = _engine(model, device, train, world)
     weights = build_weights(config.bilevel, tasks)
     keep_results = not config.model.activation_checkpointing
     step = BilevelStep(engine, tasks, weights, config.loss, config.bilevel, train, world, keep_results)
@@ -88,6 +86,14 @@ def build(config: PretrainConfig, device: torch.device, workers_here: int) -> Ru
     folder = config.storage / config.name / checkpoint_io.FOLDER
     writer = checkpoint_io.Writer(folder, world, device, train.keep_checkpoints)
     return Run(config, world, device, manifest.digest(), tasks, engine, weights, step, total, writer)
+
+
+def _engine(model: nn.Module, device: torch.device, train: TrainConfig, world: World) -> TrainEngine:
+    """DeepSpeed, but for one GPU torch alone: with one rank there is nothing to shard, and graphs take no hooks."""
+    if device.type == "cuda" and world.size == 1 and train.zero_stage == 0 and train.cuda_graphs != "off":
+        return PlainEngine(model, train, world)
+    engine: TrainEngine = _deepspeed(device)(model, train, world, train.global_batch // world.size)
+    return engine
 
 
 def _deepspeed(device: torch.device) -> Any:

@@ -42,9 +42,9 @@ def prepare(
     """
     generator = torch.Generator().manual_seed(_mix(seed))
     rows = slice(world.rank * len(images), (world.rank + 1) * len(images))
-    decisions = draw(world.size * len(images), config, generator).rows(rows)
-    own = labels[:, [TAGS.index(task.tag) for task in tasks.tasks if task.tag is not None]]
-    joined = torch.cat((own, decisions.labels.to(own.device)), dim=1)
+    decisions = draw(world.size * len(images), config, generator).rows(rows).to(images.device)
+    own = torch.stack([labels[:, TAGS.index(task.tag)] for task in tasks.tasks if task.tag is not None], dim=1)
+    joined = torch.cat((own, decisions.labels), dim=1)
     return Sample(manipulate(images.float() / 255, landmarks.float(), decisions), joined, ids)
 
 

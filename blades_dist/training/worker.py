@@ -191,7 +191,9 @@ class Trainer:
         ask = run.leads and now - self._asked >= PREEMPTION_SECONDS
         if ask:
             self._asked = now
-        flags = torch.tensor([self._stop.requested, ask, *run.writer.outlook], dtype=torch.int64, device=run.device)
+        # One worker asks nobody, so it need not wait for its device either.
+        device = run.device if run.world.size > 1 else torch.device("cpu")
+        flags = torch.tensor([self._stop.requested, ask, *run.writer.outlook], dtype=torch.int64, device=device)
         stop, ask, written, failed = run.world.sum(flags).tolist()
         run.writer.agreed(written, failed)
         return bool(stop), bool(ask)
@@ -295,11 +297,12 @@ def _progress_metrics(progress: Progress) -> dict[str, Any]:
 
 def _feed(run: Run, split: str, which: int, start: Position) -> Feed:
     data, train = run.config.data, run.config.train
+    rows = train.global_batch if which == TRAIN else run.config.val_batch
     batches = stream(
         data.shards,
         split,
         data,
-        batch_size=run.batch_size,
+        batch_size=rows // run.world.size,
         rank=run.world.rank,
         world_size=run.world.size,
         seed=2 * train.seed + which,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from blades_dist.bilevel.hypergradient import ROUTES, Columns, Evaluated, push_forward
+from blades_dist.bilevel.hypergradient import ROUTES, Columns, TrainForward, push_forward
 from blades_dist.bilevel.lookahead import AdamW, Params
 from blades_dist.config import LossConfig
 from blades_dist.distributed import World
@@ -85,7 +85,7 @@ def test_exact_equals_differentiating_through_the_lookahead(lookahead: str, clip
     if clip:
         again = step.run(2, LR, train, val)
         assert again.gradient_norm > clip, "the gradient must be clipped in this test"
-    assert float((found.value - expected).norm() / expected.norm()) < 1e-9
+    assert float((found.hypergradient - expected).norm() / expected.norm()) < 1e-9
     torch.testing.assert_close(found.val_losses[TASKS.proxy], outer, rtol=1e-12, atol=0)
 
 
@@ -96,7 +96,7 @@ def test_accumulated_micro_batches_are_one_inner_step(lookahead: str) -> None:
     expected, _ = differentiate_through(step, train, val)
     found = step.probe(LR, train, val)
     assert len(train) == 3
-    assert float((found.value - expected).norm() / expected.norm()) < 1e-9
+    assert float((found.hypergradient - expected).norm() / expected.norm()) < 1e-9
 
 
 def in_fp32(step: BilevelStep, **bilevel: Any) -> BilevelStep:
@@ -124,8 +124,8 @@ def test_exact_and_finite_difference_in_fp32(lookahead: str, adam_eps: float, ep
         other = in_fp32(step, lookahead=lookahead, route=route, epsilon=epsilon)
         samples = [Sample(part.images.float(), part.labels, part.ids) for part in (*train, val)]
         found = other.probe(LR, samples[:-1], samples[-1])
-        assert found.value.dtype == torch.float32
-        error = float((found.value.double() - expected.value).norm() / expected.value.norm())
+        assert found.hypergradient.dtype == torch.float32
+        error = float((found.hypergradient.double() - expected.hypergradient).norm() / expected.hypergradient.norm())
         print(f"{route} {lookahead} fp32: {error:.1e}")
         assert error < tolerance
 
@@ -133,20 +133,22 @@ def test_exact_and_finite_difference_in_fp32(lookahead: str, adam_eps: float, ep
 def test_alternating_is_exact_in_v_at_the_present_parameters() -> None:
     """Its products are those of ``exact`` along the v that it takes; only where v is taken differs."""
     step, train, val = warm_step(torch.float64, {}, route="alternating")
-    direction, _ = step._present_direction(2, val)
+    with step.part._aside():
+        direction = step.part.present_point(val).direction
     other, _, _ = warm_step(torch.float64, {}, route="alternating")
     found = other.probe(LR, train, val)
     logits = step.engine.forward(train[0].images)[0]
     with still_statistics(step.engine.module):
-        gradient = step._batch(train[0]).loss(logits).gradient
-        evaluated = [Evaluated(step._batch(train[0]), gradient)]
-        expected = -LR * ROUTES["exact"](evaluated, step._params(), direction, step._columns, World())
-    torch.testing.assert_close(found.value, expected, rtol=1e-9, atol=0)
+        objective = step.part.objective(train[0])
+        forwards = [TrainForward(objective, logits, objective.loss(logits))]
+        expected = -LR * ROUTES["exact"](forwards, step.part.params, direction, step.part.columns, World())
+    torch.testing.assert_close(found.hypergradient, expected, rtol=1e-9, atol=0)
 
 
 def test_alternating_needs_a_forward_in_forward_mode() -> None:
     step, train, _ = warm_step(torch.float64, {})
-    part = Evaluated(step._batch(train[0]), torch.zeros(ROWS, TASKS.width))
+    objective, logits = step.part.objective(train[0]), torch.zeros(ROWS, TASKS.width)
+    part = TrainForward(objective, logits, objective.loss(logits))
     with pytest.raises(ValueError, match="in forward mode"):
         ROUTES["alternating"]([part], {}, {}, Columns.of(TASKS), World())
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from blades_dist.bilevel import hypergradient
-from blades_dist.bilevel.hypergradient import Batch, Columns, Evaluated
+from blades_dist.bilevel.hypergradient import Columns, Objective, TrainForward
 from blades_dist.bilevel.lookahead import Params, sgd_lookahead
 from blades_dist.config import LossConfig
 from blades_dist.distributed import World
@@ -39,7 +39,7 @@ class Vectors:
     def params(self) -> Params:
         return {name: self.tensor(name) for name in ("w1", "b1", "w2", "b2")}
 
-    def batch(self, split: str) -> Batch:
+    def batch(self, split: str) -> Objective:
         tags = np.stack([self.values[f"label_{split}_{name}"] for name in RELEASED_NAMES], axis=1)
         # Its first column is "photographic", the negation of the second.
         labels = torch.tensor(np.concatenate((tags, self.values[f"label_{split}_face2text"][:, 1:]), axis=1))
@@ -48,7 +48,7 @@ class Vectors:
         def forward(params: Params) -> Tensor:
             return gain * (torch.tanh(x @ params["w1"].T + params["b1"]) @ params["w2"].T + params["b2"])
 
-        return Batch(forward, lambda logits: fidelity(logits, labels, TASKS, LossConfig(), World()))
+        return Objective(forward, lambda logits: fidelity(logits, labels, TASKS, LossConfig(), World()))
 
 
 def test_losses_and_logit_gradient(reference_vectors: list[Path]) -> None:
@@ -70,12 +70,12 @@ def test_hypergradient(reference_vectors: list[Path]) -> None:
         inner = hypergradient.pull_back(logits, cotangent, params)
         ahead = sgd_lookahead(params, inner, lr, vectors.number("weight_decay"))
         direction, _ = hypergradient.outer_direction(vectors.batch("val"), ahead.point, COLUMNS, World(), "exact")
-        evaluated = [Evaluated(train, result.gradient)]
-        exact = -lr * hypergradient.exact(evaluated, params, direction, COLUMNS, World())
+        forwards = [TrainForward(train, logits, result)]
+        exact = -lr * hypergradient.exact(forwards, params, direction, COLUMNS, World())
         expected = vectors.values["hypergradient_exact_fp64"]
         np.testing.assert_allclose(exact, expected, rtol=1e-8, err_msg=path.name)
 
         # The released code's own differences, in fp32, are this far from the exact values; ours in fp64 are no farther.
         theirs = np.abs(vectors.values["hypergradient_released_code_fd_fp32"] - expected).max()
-        ours = -lr * hypergradient.finite_difference(evaluated, params, direction, COLUMNS, World())
+        ours = -lr * hypergradient.finite_difference(forwards, params, direction, COLUMNS, World())
         assert np.abs(ours.numpy() - expected).max() < 1.5 * theirs

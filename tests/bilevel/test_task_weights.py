@@ -177,7 +177,23 @@ def _rate(last: list[float], before: list[float]) -> float:
         if not seen:
             return 1.0
         means.append(sum(seen) / len(seen))
-    return means[0] / means[1]
+    return min(max(means[0], 1e-3) / max(means[1], 1e-3), 2.0)
+
+
+@pytest.mark.parametrize(
+    ("before", "last", "rate"),
+    [(2e-6, 8e-4, 1), (-5e-4, 5e-4, 1), (5e-4, -5e-4, 1), (1e-5, 0.5, 2), (0.5, -1e-4, 2e-3), (0.5, 0.25, 0.5)],
+)
+def test_dwa_is_not_ruled_by_a_solved_tasks_noise_around_zero(before: float, last: float, rate: float) -> None:
+    """Fidelity losses go slightly negative: a ratio of two such means may be anything."""
+    weights = build(weighting="dwa", dwa_window=1)
+    for at, value in enumerate((before, last), start=1):
+        losses = torch.full((K,), 0.3)
+        losses[4] = value
+        weights.observe(losses, at)
+    power = math.exp(rate / 2)
+    assert float(weights.value[4]) == pytest.approx(K * power / (power + (K - 1) * math.exp(0.5)), rel=1e-5)
+    assert weights.value.sum() == pytest.approx(K)
 
 
 def test_dwa_gives_more_weight_to_what_falls_slowly() -> None:

@@ -23,6 +23,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "alternating sgd": {"route": "alternating"},
     "alternating adamw": {"route": "alternating", "lookahead": "adamw"},
     "every second": {"every": 2},
+    "half as many validation rows": {"val_batch": ROWS // 2, "reuse_gradient": True},
     "accumulated": {"reuse_gradient": True, "train": {"accumulate": 2, "clip_norm": 1.0}},
     "uncertainty": {"weighting": "uncertainty"},
 }
@@ -100,24 +101,24 @@ def local_products(reuse: bool) -> dict[str, Any]:
     for sync in ("exact", "local"):
         engine = PlainEngine(small_model(world).double().train(), train_config(), world)
         step = build_step(engine, world, sync=sync, reuse_gradient=reuse)
-        route, seen = step._route, []
+        route, seen = step.part.route, []
 
         def spy(evaluated: Any, params: Any, direction: Any, *rest: Any, route: Any = route, seen: Any = seen) -> Any:
             seen.append((evaluated[0], params, direction))
             return route(evaluated, params, direction, *rest)
 
-        step._route = spy
-        _, outer = step._gradient(0, LR, [train], val)
-        assert outer is not None
+        step.part.route = spy
+        outer = step.prepare(0, LR, [train], val)
+        assert outer.hypergradient is not None
         part, params, direction = seen[0]
-        columns: Columns = step._columns
+        columns: Columns = step.part.columns
         products = []
         for task in range(columns.tasks):
-            share = pull_back(part.batch.forward(params), part.gradient * (columns.task == task), params)
+            share = pull_back(part.objective.forward(params), part.found.gradient * (columns.task == task), params)
             own = torch.stack([(share[name] * direction[name]).sum() for name in params]).sum()
             products.append(-LR * world.sum(own))
         found[sync] = {
-            "value": outer.value.numpy(),
+            "value": outer.hypergradient.numpy(),
             "products": torch.stack(products).numpy(),
             "direction": torch.cat([value.flatten() for value in direction.values()]).numpy(),
         }

@@ -22,8 +22,8 @@ def test_an_outer_step_changes_lambda_and_nothing_else() -> None:
                 other = small_model().train()
                 other(train.images)
             random = torch.random.get_rng_state()
-            _, outer = step._gradient(0, LR, [train], val)
-            assert outer is not None and outer.value.abs().min() > 0
+            outer = step.prepare(0, LR, [train], val)
+            assert outer.hypergradient is not None and outer.hypergradient.abs().min() > 0
             assert torch.equal(torch.random.get_rng_state(), random)
             for name, value in engine.module.state_dict().items():
                 torch.testing.assert_close(value, other.state_dict()[name], rtol=1e-6, atol=1e-8)
