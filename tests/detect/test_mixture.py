@@ -54,6 +54,16 @@ def test_whitened_training_features_are_white():
     assert fitted(MixtureConfig(n_components=1, n_pca_components=4), rows, seed=0).dimensions == 8
 
 
+@pytest.mark.parametrize(("shift", "dimensions", "kept"), [(0, 8, 4), (0, 40, 40), (1e3, 8, 8), (0, 1, 1)])
+def test_whitening_is_by_the_eigenvectors_of_the_covariance(shift, dimensions, kept):
+    rows = np.random.default_rng(3).normal(size=(300, dimensions)) * np.linspace(1, 0.01, dimensions) + shift
+    values, vectors = np.linalg.eigh(np.cov(rows, rowvar=False).reshape(dimensions, -1))
+    axes = vectors.T[::-1][:kept]
+    axes *= np.sign(axes[np.arange(kept), np.abs(axes).argmax(1)])[:, None]
+    expected = (rows - rows.mean(0)) @ axes.T / np.sqrt(values[::-1][:kept])
+    np.testing.assert_allclose(fit_whitening(rows, kept).apply(rows), expected, atol=1e-9)
+
+
 @pytest.mark.parametrize("pca", [None, 3])
 def test_tensors_round_trip(pca):
     head = fitted(MixtureConfig(n_components=2, n_pca_components=pca), unit_rows(200, 6), seed=3)

@@ -17,6 +17,7 @@ from blades_dist.detect.heads.base import Head
 from blades_dist.detect.inspect import inspect_files, lines
 from blades_dist.detect.onnx import head_graph
 from blades_dist.detect.schema import ImageReport
+from blades_dist.serving.model import describe
 from blades_dist.settings import ConfigError, load
 from blades_dist.testing.made_up import made_up_head
 from blades_dist.testing.toy_detector import toy_detector, unit_rows, write_photographs
@@ -67,6 +68,12 @@ def test_a_bundle_of_a_kind_that_is_not_registered_is_refused(tmp_path: Path) ->
 def test_a_new_kind_has_its_graph(head: type[Head]) -> None:
     own, rows = toy_detector(head.kind).head, unit_rows(40, 16, seed=3)
     np.testing.assert_allclose(head_graph(own)(torch.tensor(rows)).numpy(), own.score(rows), rtol=1e-11)
+
+
+@pytest.mark.parametrize("kind", ["oc", "mahalanobis", "knn", "bc", "centroid"])
+def test_the_service_tells_the_unit_that_the_head_states(head: type[Head], kind: str) -> None:
+    assert describe("x", True, toy_detector(kind)).score_unit == HEADS[kind].unit
+    assert HEADS["mahalanobis"].unit == HEADS["oc"].unit == "log-likelihood (nats)"
 
 
 def test_a_new_kind_has_a_section(head: type[Head], tmp_path: Path) -> None:
