@@ -166,7 +166,7 @@ def deepspeed_config(config: TrainConfig, batch_size: int, parameters: int) -> d
             "reduce_bucket_size": parameters,
             "allgather_bucket_size": parameters,
             # Every step's norm is known before its optimiser's step; only clipping makes DeepSpeed take it again.
-            "compute_grad_norm": bool(config.clip_norm),
+            "compute_grad_norm": config.zero_stage == 0 or bool(config.clip_norm),
         },
         "timers": {"throughput": {"enabled": False}},  # it waits for the device twice a step
         "zero_allow_untested_optimizer": True,
