@@ -10,7 +10,7 @@ from blades_dist.arithmetic import ieee_fp32, in_blocks, set_precision
 from blades_dist.manipulate import manipulate
 from blades_dist.models.frozen import FrozenEncoder
 from blades_dist.testing.toy_detector import SIZE, tiny_encoder
-from blades_dist.training.step import precise
+from blades_dist.training.device_part import precise
 from tests.models.small import small_model
 
 

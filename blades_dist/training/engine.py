@@ -162,9 +162,9 @@ def deepspeed_config(config: TrainConfig, batch_size: int, parameters: int) -> d
             # Reduction starts after the backward: the look-ahead's own collectives would interleave with it.
             "overlap_comm": False,
             "reduce_scatter": False,
-            # One message; the default of 5e8 would be a buffer of 2 GB, made anew in every backward.
-            "reduce_bucket_size": parameters,
-            "allgather_bucket_size": parameters,
+            # One message; the default of 5e8 would be a buffer of 2 GB, made anew in every backward. Even, as asked.
+            "reduce_bucket_size": parameters + parameters % 2,
+            "allgather_bucket_size": parameters + parameters % 2,
             # Every step's norm is known before its optimiser's step; only clipping makes DeepSpeed take it again.
             "compute_grad_norm": config.zero_stage == 0 or bool(config.clip_norm),
         },
