@@ -32,11 +32,11 @@ from blades_dist.data.pipeline.planning import plan_count, plan_photos
 from blades_dist.data.pipeline.quarantine import quarantine_file, write_quarantine
 from blades_dist.data.pipeline.summary import manifest_of, summary
 from blades_dist.data.pipeline.workspace import Workspace, config_digest, digest
+from blades_dist.data.ray_data import quiet_ray_data
 from blades_dist.data.records import Manifest, Shard, read_manifest
 from blades_dist.data.shards import STATE, publish, tidy
 from blades_dist.data.sources.base import SourceError
 from blades_dist.data.sources.factory import settled
-from blades_dist.data.stream import quiet_ray_data
 from blades_dist.progress import ProgressLine, say_now
 from blades_dist.tasks import ORDINAL_TAGS
 

@@ -14,17 +14,13 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.data import DataContext
 
 from blades_dist.config import StreamConfig
 from blades_dist.data.jitter import Jitter
 from blades_dist.data.order import Chunk, Position, after, chunks, global_batches
 from blades_dist.data.read import FaceBatch, read_rows
 from blades_dist.data.records import LANDMARKS, read_manifest
-from blades_dist.ray_private import mute_data_progress
 from blades_dist.tasks import TAGS
-
-__all__ = ["FaceBatch", "Position", "quiet_ray_data", "stream"]
 
 ROWS_PER_TASK = 512  # a Ray task costs some ten milliseconds, and re-reads the window's row groups: not one a batch
 TASKS_AHEAD = 2  # at least, where the buffer is too small for so many rows each
@@ -147,17 +143,6 @@ def batches_per_task(config: StreamConfig, batch_size: int) -> int:
 def _buffer_rows(config: StreamConfig) -> int:
     """Decoded faces that fit into the buffer."""
     return config.buffer_mebibytes * 2**20 // (3 * config.image_size**2)
-
-
-def quiet_ray_data() -> DataContext:
-    """A copy of Ray Data's context in which it prints nothing by itself; this package reports progress."""
-    context = DataContext.get_current().copy()
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    mute_data_progress()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.enable_auto_log_stats = False
-    return context
 
 
 def _task_pool(task_cpus: float, world_size: int, own: float) -> tuple[int, float]:

@@ -22,8 +22,8 @@ from ray.data import ActorPoolStrategy, DataContext
 from blades_dist.arithmetic import cuda
 from blades_dist.config import ExtractConfig
 from blades_dist.data.pipeline.workspace import write_table
+from blades_dist.data.ray_data import quiet_ray_data
 from blades_dist.data.records import label_column, read_manifest
-from blades_dist.data.stream import quiet_ray_data
 from blades_dist.detect.features import FeatureSet, encode, encode_prepared, face_seed, stored_faces
 from blades_dist.models.encoder_info import DESCRIPTION, read_info
 from blades_dist.models.export import FrozenEncoder, encoder_digest, load_encoder

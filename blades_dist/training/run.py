@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,10 +101,17 @@ def _deepspeed(device: torch.device) -> Any:
     # DeepSpeed picks its accelerator, and says so, when it is imported: only here, and only once that is known.
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    # Without nvcc it also prints a line for each operation that it cannot compile; none of them is used here.
-    with redirect_stdout(io.StringIO()):
-        from blades_dist.training.engine import DeepSpeedEngine
-
+    # Without nvcc it also prints a line for each operation that it cannot compile; none of them is used here. Nor is
+    # its autotuner, which would load MLflow wherever that is installed: as long as all the rest of it takes.
+    unused = "mlflow" not in sys.modules
+    if unused:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]
+    try:
+        with redirect_stdout(io.StringIO()):
+            from blades_dist.training.engine import DeepSpeedEngine
+    finally:
+        if unused:
+            del sys.modules["mlflow"]
     return DeepSpeedEngine
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,6 @@ from blades_dist.config import ManipulateConfig
 from blades_dist.data.read import FaceBatch
 from blades_dist.distributed import World
 from blades_dist.evaluate.bootstrap import bootstrap_metrics
-from blades_dist.evaluate.plots import plot_weights
 from blades_dist.evaluate.ranking import auc
 from blades_dist.evaluate.rates import wilson_bounds
 from blades_dist.losses.reference import coarse_items, expected_level, label_columns
@@ -113,6 +111,11 @@ def summary(folder: Path) -> str:
 
 def plot_trajectories(folder: Path) -> None:
     """``weights.png``: every task's weight over the steps."""
+    # Here: a worker, which draws nothing, need not load it.
+    import matplotlib
+
+    from blades_dist.evaluate.plots import plot_weights
+
     matplotlib.use("Agg")
     weights = json.loads((folder / "weights.json").read_text())
     plot_weights(weights["history"], weights["names"]).savefig(folder / "weights.png", dpi=120)
