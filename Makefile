@@ -9,6 +9,8 @@ DEMO ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
+# Where the environment forbids it, every one of some hundred processes would compile the package anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test lint types serve wheel clean install
 .DEFAULT_GOAL := demo
