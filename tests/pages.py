@@ -37,6 +37,7 @@ ELSEWHERE = {
     "text.last": "in an encoder's state",
     "BC_MLP.py": "in the released code",
     "serve_deployment": "a dashboard of Ray's",
+    "tags.js": "made by the service, see serving.page",
 }
 
 FOLDERS = ("blades_dist", "jobs", "tests", "benchmarks", "cluster", ".ci")
