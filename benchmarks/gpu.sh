@@ -27,11 +27,11 @@ if [ -n "$quick" ]; then
 else
     check 50 env parity waits
     check 120 routes
-    check 40 large
+    check 50 large
     check 30 loss
     check 25 features
     CUBLAS_WORKSPACE_CONFIG=:4096:8 check 35 deterministic
-    check 50 stages
+    CUBLAS_WORKSPACE_CONFIG=:4096:8 check 50 stages
     # Without tests/conftest.py, which needs Ray.
     part 120 "$python" -m pytest --noconftest -p no:cacheprovider -q -x -k 'not compiles and not rank' \
         tests/training/test_cuda_graphs.py tests/models/test_batchnorm_kernel.py tests/test_manipulate.py \

@@ -98,10 +98,13 @@ def stages(check: Check) -> None:
 def _stages(check: Check) -> None:
     from blades_dist.training.engine import DeepSpeedEngine
 
+    # A layer before BatchNorm has almost no gradient of its own: with other kernels each time, or a small epsilon,
+    # AdamW makes whole steps of what rounding leaves there.
+    torch.use_deterministic_algorithms(True)
     rows, names = 16, ("exact, reuse", "alternating")
     samples = [batch(rows, 64, check.device, seed) for seed in range(6)]
     for stage in (0, 1):
-        train = training(lr=1e-3, zero_stage=stage)
+        train = training(lr=1e-3, adam_eps=1e-3, zero_stage=stage)
         for name in names:
             ends = []
             for kind in (PlainEngine, DeepSpeedEngine):
@@ -116,6 +119,7 @@ def _stages(check: Check) -> None:
             figures = {"parameters": f"{errors[0]:.1e}", "weights": f"{errors[1]:.1e}"}
             what = f"{name}: difference from torch's optimiser"
             check.say(f"DeepSpeed stage {stage}", what, figures, max(errors) < 1e-5)
+    torch.use_deterministic_algorithms(False)
     for stage in () if check.quick else (0, 1):
         train = training(lr=LR, zero_stage=stage)
         with peak(check) as memory:

@@ -37,6 +37,8 @@ def losses_and_gradient(
     of all ranks, of which this rank's begin at row ``first``. ``levels`` (ordinal tasks, N B) are all ranks' expected
     levels; None in a world of one, where the kernel computes them itself.
     """
+    # Triton compiles a kernel anew for other strides and types, and another order of sums is other last bits.
+    logits, labels = logits.contiguous(), labels.to(torch.int64).contiguous()
     rows, block = len(logits), 16 if len(logits) <= 16 else 32
     blocks = max(1, triton.cdiv(rows, block))
     gradient = torch.empty(rows, tasks.width, dtype=torch.float32, device=logits.device)

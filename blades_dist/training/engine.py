@@ -165,6 +165,8 @@ def deepspeed_config(config: TrainConfig, batch_size: int, parameters: int) -> d
             # One message; the default of 5e8 would be a buffer of 2 GB, made anew in every backward. Even, as asked.
             "reduce_bucket_size": parameters + parameters % 2,
             "allgather_bucket_size": parameters + parameters % 2,
+            # One behind the other, all that come after a scalar would begin where GPU kernels cannot load them.
+            "parameter_alignment": True,
             # Every step's norm is known before its optimiser's step; only clipping makes DeepSpeed take it again.
             "compute_grad_norm": config.zero_stage == 0 or bool(config.clip_norm),
         },
