@@ -31,8 +31,10 @@ ROWS = (2, 4)  # two batches tell what grows with the batch from what does not
 HALVED = 32  # what sizes must be a multiple of, so that no map is rounded
 SIDE = 64  # pixels: a ResNet halves them five times, and all its maps grow with the picture's area
 # What torch asks of tensors, or makes without writing: no device operation.
-NOTHING = ("::empty", "::new_empty", "::detach", "::_local_scalar_dense", "::_has_same_storage_numel",
-           "::_efficientzerotensor")  # fmt: skip
+NOTHING = (
+    *("::empty", "::new_empty", "::detach", "::_local_scalar_dense", "::_unsafe_view"),
+    *("::_has_same_storage_numel", "::is_same_size", "::_efficientzerotensor"),
+)
 # torch's multi_tensor_apply takes, of a list of tensors, as many as fit into a kernel's arguments: by the number of
 # lists, and blocks of 65,536 numbers, 320 at a time.
 TENSORS_A_LAUNCH, BLOCKS_A_LAUNCH, BLOCK = (110, 64, 48, 36, 30), 320, 65_536
