@@ -46,14 +46,26 @@ class Reads(TorchFunctionMode):
 
     def __init__(self, host: Iterable[Tensor]) -> None:
         super().__init__()
-        self._host = list(host)  # theirs are on the host everywhere
+        self._host: list[Tensor] = []  # on the host everywhere; kept, so that no other takes their memory
+        self._memory: set[int] = set()
         self._aside = False
         self.found: collections.Counter[str] = collections.Counter()
+        self._keep(host)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in READS and not self._aside and not any(args[0] is value for value in self._host):
+        tensors = [value for value in args if isinstance(value, Tensor)]
+        host = bool(tensors) and all(value.untyped_storage().data_ptr() in self._memory for value in tensors)
+        if func in READS and not self._aside and not host:
             self.found[func.__name__.strip("_")] += 1
-        return func(*args, **(kwargs or {}))
+        found = func(*args, **(kwargs or {}))
+        if host or func is Tensor.cpu:  # what is computed from numbers that were read is the host's, too
+            self._keep(value for value in (found if isinstance(found, tuple) else [found]) if isinstance(value, Tensor))
+        return found
+
+    def _keep(self, values: Iterable[Tensor]) -> None:
+        for value in values:
+            self._host.append(value)
+            self._memory.add(value.untyped_storage().data_ptr())
 
     def aside(self, method: Callable[..., Any]) -> Callable[..., Any]:
         """The method without its reads: of what works on tensors that are the host's own."""

@@ -34,7 +34,7 @@ class Sizes:
 def step_traffic(
     sizes: Sizes, tasks: TaskSet, bilevel: BilevelConfig, train: TrainConfig, outer: bool, engine: str = "deepspeed"
 ) -> dict[str, int]:
-    """Bytes a worker hands over in one step, by part; ``engine`` ``plain`` is training.plain's. fp32 throughout.
+    """Bytes a worker hands over in one step, by part; ``engine`` ``plain`` is torch_engine's. fp32 throughout.
 
     Padding of ZeRO's partitions to whole alignment is not counted.
     """

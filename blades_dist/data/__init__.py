@@ -1,1 +1,1 @@
-"""From image files to batches: EXIF, faces, shards, streams, and the camera simulator."""
+"""From image files to batches: EXIF, faces, shards and streams."""

@@ -17,6 +17,7 @@ from blades_dist.config import LossConfig
 from blades_dist.distributed import World
 from blades_dist.losses import reference
 from blades_dist.tasks import ABSENT, REGIONS, TaskSet, task_set
+from blades_dist.triton_host import kernel_failure
 
 # Pairs that the torch path holds at a time; about ten arrays of this many numbers bound its memory. On a CPU larger
 # tiles were slower (they leave the cache) and smaller ones no faster.
@@ -124,27 +125,18 @@ def _has_triton() -> bool:
 
 @functools.cache
 def _kernel_fails(device: torch.device) -> str | None:
-    """Why the kernel cannot run on ``device``, or None: found out by running it once. Triton compiles its launcher on
-    the host, so it needs more than itself there."""
+    """Why the kernel cannot run on ``device``, or None."""
     if not _has_triton():
         return "triton is not installed"
     from blades_dist.losses import fused
 
-    tasks = task_set()
+    tasks, logits = task_set(), torch.zeros(2, task_set().width, device=device)
     labels = torch.zeros(2, len(tasks) - 1 + len(REGIONS), dtype=torch.int64, device=device)
-    try:
-        fused.losses_and_gradient(
-            torch.zeros(2, tasks.width, device=device), labels, None, 0, tasks, LossConfig(kernel="triton")
-        )
-    except Exception as error:  # of a compiler, a linker, a driver: each has its own
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        why = f"{type(error).__name__}: {lines[-1] if lines else 'no reason given'}"
-        advice = "Triton needs a C compiler and Python's headers (python3-dev)"
-        _log.warning(
-            "the fused loss kernel does not run on %s, so losses take the torch path: %s; %s", device, why, advice
-        )
-        return f"{why}; {advice}"
-    return None
+
+    def run() -> None:
+        fused.losses_and_gradient(logits, labels, None, 0, tasks, LossConfig(kernel="triton"))
+
+    return kernel_failure(f"fused loss on {device}", run, "losses take the torch path")
 
 
 @functools.cache  # Once a process and choice.

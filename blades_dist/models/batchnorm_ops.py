@@ -10,6 +10,8 @@ import importlib.util
 import torch
 from torch import Tensor
 
+from blades_dist.triton_host import kernel_failure
+
 _LIBRARY = torch.library.Library("blades", "FRAGMENT")
 _LIBRARY.define("batchnorm_sums(Tensor dx, Tensor x, Tensor mean, Tensor invstd) -> (Tensor, Tensor)")
 _LIBRARY.define(
@@ -98,7 +100,7 @@ def _tangent(
 
 
 def _tangent_cuda(x: Tensor, *args: object) -> Tensor:
-    if x.dtype == torch.float64 or not _triton():
+    if x.dtype == torch.float64 or not _triton(x.device):
         return _tangent(x, *args)  # type: ignore[arg-type]
     from blades_dist.models.batchnorm_kernel import tangent
 
@@ -114,8 +116,17 @@ def _tangent_meta(x: Tensor, *_: object) -> Tensor:
 
 
 @functools.cache
-def _triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+def _triton(device: torch.device) -> bool:
+    if importlib.util.find_spec("triton") is None:
+        return False
+    from blades_dist.models.batchnorm_kernel import tangent
+
+    x, channel = torch.zeros(1, 4, 2, 2, device=device), torch.ones(4, device=device)
+
+    def run() -> None:
+        tangent(x, x, channel, channel, channel, None, None, None, None, 1.0, None, None)
+
+    return kernel_failure(f"BatchNorm tangent on {device}", run, "outer steps take the torch path") is None
 
 
 def _like(value: Tensor, x: Tensor) -> Tensor:

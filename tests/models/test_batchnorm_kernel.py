@@ -141,3 +141,19 @@ def test_compiles_for_cuda_without_a_device_and_spills_nothing(tmp_path: Path) -
         ).stdout
         print(cubin.name, usage.splitlines()[-1])
         assert " STACK:0 " in usage and " LOCAL:0 " in usage, usage
+
+
+def test_a_kernel_that_cannot_be_built_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("fatal error: Python.h: No such file or directory")
+
+    monkeypatch.setattr(batchnorm_kernel, "tangent", broken)
+    batchnorm_ops._triton.cache_clear()
+    try:
+        assert not batchnorm_ops._triton(torch.device("cpu"))
+        (record,) = caplog.records
+        assert "outer steps take the torch path" in record.getMessage() and "python3-dev" in record.getMessage()
+    finally:
+        batchnorm_ops._triton.cache_clear()
