@@ -94,7 +94,7 @@ def test_a_missing_file_or_section_is_told(tmp_path: Path) -> None:
         ("demo", ["pretrain.train.epochs=2"], "pretrain.train.epochs", 2),
         ("evaluate", ["--config", "demo.yaml", "bootstrap=700"], "evaluate.bootstrap", 700),
         ("export_onnx", ["some/detector", "2026"], "export.output", "2026"),
-        ("fit_detector", ["--config", "demo.yaml", "oc.components=3"], "fit.oc.components", 3),
+        ("fit_detector", ["--config", "demo.yaml", "oc.n_components=3"], "fit.oc.n_components", 3),
         ("import_checkpoint", ["weights.safetensors", "output=x"], "import.checkpoint", "weights.safetensors"),
         ("ingest", ["--config", "demo.yaml", "min_tags=2"], "ingest.min_tags", 2),
         ("predict", ["1e3", "photo=1.jpg", "fpr=0.01"], None, "unknown key 'photo'"),

@@ -64,7 +64,7 @@ def differentiate_through(step: BilevelStep, train: list[Sample], val: Sample) -
 
 
 def adamw_update(gradient: Params, state: AdamW) -> Params:
-    (b1, b2), t = state.betas, state.step + 1
+    (b1, b2), t = state.betas, float(state.step) + 1  # AdamW counts in fp32, in which 1 - b2^t would be computed
     update = {}
     for name, g in gradient.items():
         m = (b1 * state.exp_avg[name] + (1 - b1) * g) / (1 - b1**t)
