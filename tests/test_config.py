@@ -9,15 +9,12 @@ import pytest
 import yaml
 from pydantic import Field
 
-from blades_dist import settings
+from blades_dist import demo, settings
 from blades_dist.config import (
-    EvaluateConfig,
     FitConfig,
-    IngestConfig,
     PretrainConfig,
     RobustnessConfig,
     ServeConfig,
-    SimulateConfig,
 )
 from blades_dist.settings import Config, ConfigError, load
 from blades_dist.tuning.config import SweepConfig
@@ -25,12 +22,7 @@ from blades_dist.tuning.config import SweepConfig
 ROOT = Path(__file__).parents[1]
 PRESETS = ROOT / "jobs" / "configs"
 STAGES: dict[str, type[Config]] = {
-    "simulate": SimulateConfig,
-    "ingest": IngestConfig,
-    "ingest_generated": IngestConfig,
-    "pretrain": PretrainConfig,
-    "fit": FitConfig,
-    "evaluate": EvaluateConfig,
+    **demo.STAGES,
     "robustness": RobustnessConfig,
     "serve": ServeConfig,
     "sweep": SweepConfig,
